@@ -1,0 +1,41 @@
+# Every target needs only Python 3.11 or newer, with venv: the first one makes .venv.
+#   make quickstart              the main job on a built-in example
+#   make test [ARGS="-k word"]   the tests
+#   make check                   lint, types and tests
+#   make bench                   every benchmark, one after the other
+
+SHELL := /bin/bash
+PYTHON ?= python3 python3.13 python3.12 python3.11
+ARGS ?=
+
+.PHONY: help .venv quickstart lint test check bench
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+.venv: .venv/ready
+
+.venv/ready: pyproject.toml constraints.txt
+	@for python in $(PYTHON) ""; do "$$python" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2> /dev/null && break; done; \
+	if [ -z "$$python" ]; then \
+	  echo "curate needs Python 3.11 or newer with venv, and found none among: $(PYTHON). Install one, or name it: make PYTHON=path/to/python3.12" >&2; \
+	  exit 1; \
+	fi; \
+	"$$python" -m venv .venv
+	.venv/bin/python -m pip install -c constraints.txt -e '.[test]'
+	@touch .venv/ready
+
+quickstart: .venv
+	.venv/bin/curate run quickstart
+
+lint: .venv
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+
+test: .venv
+	.venv/bin/python -m pytest $(ARGS)
+
+check: lint test
+
+bench: .venv
+	@for script in benchmarks/[a-z]*.py; do echo "== $$script"; .venv/bin/python "$$script" || exit 1; done

@@ -1,0 +1,28 @@
+"""The `curate` command: runs the CLI and turns every user error into one line and an exit code."""
+
+import os
+import sys
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    from curate.cli import app
+    from curate.errors import CurateError, Interrupted
+
+    debug = "--debug" in sys.argv
+    try:
+        app(args=[argument for argument in sys.argv[1:] if argument != "--debug"], standalone_mode=True)
+    except CurateError as error:
+        if debug:
+            raise
+        print(error if isinstance(error, Interrupted) else f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,192 @@
+"""The command line: it parses arguments and calls one function each; what it says goes to standard output, progress to standard error."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from curate.errors import ConfigError
+
+if TYPE_CHECKING:
+    from curate.recipe import Recipe
+    from curate.report.results import Results
+
+app = typer.Typer(
+    help="Choose the training rows that make a language model better at your target, and prove it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+RecipePath = Annotated[str, typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a recipe that ships with curate, such as quickstart.")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Fields to change, such as train.epochs=2.")]
+DataFolder = Annotated[Path | None, typer.Option("--data", help="Folder that the recipe's relative paths start from; default: the recipe's own.")]
+Runs = Annotated[Path, typer.Option("--runs", help="Folder of run folders.")]
+StoreFolder = Annotated[Path, typer.Option("--store", help="Folder of artifacts; shared by all runs.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
+
+
+@app.command()
+def run(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    store: StoreFolder = Path("store"),
+    runs: Runs = Path("runs"),
+    until: Annotated[Literal["prepare", "score", "select", "train"] | None, typer.Option("--until", help="Stop after this stage.")] = None,
+    workers: Annotated[int | None, typer.Option("--workers", min=1, help="Worker processes on this machine; default: one per core, or one with a GPU.")] = None,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")] = "auto",
+    data: DataFolder = None,
+    json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run an experiment, or go on with it: score, select, train, evaluate, compare and report."""
+    from curate.pipelines.launch import execute
+    from curate.recipe import Runtime
+
+    path = _recipe_file(recipe)
+    typed = _read(path, overrides)
+    runtime = Runtime(store=store, runs=runs, workers=workers or 0, device=device)
+    results = execute(typed, runtime, data or path.parent, until=until or "", command=_command(recipe, overrides), quiet=quiet)
+    _show(results, json)
+    if not json:
+        print(f"report: {runs / typed.name / 'report.html'}")
+
+
+@app.command()
+def validate(recipe: RecipePath, overrides: Overrides = None) -> None:
+    """Check a recipe: types, names and what fits together. Loads neither data nor model."""
+    typed = _read(_recipe_file(recipe), overrides)
+    arms, budgets, seeds = len(typed.arms), len(typed.budgets), len(typed.seeds)
+    print(f"{typed.name}: valid; {arms} arms x {budgets} budgets x {seeds} seeds, baselines {', '.join(typed.baselines) or 'none'}")
+
+
+@app.command()
+def inspect(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    data: DataFolder = None,
+    rows: Annotated[int, typer.Option("--rows", min=0, help="Rows to show.")] = 3,
+) -> None:
+    """Read the data as the run would: counts, lengths, what is set aside and why, and rows with their supervised tokens marked."""
+    from curate.pipelines.inspect import inspect_data
+
+    path = _recipe_file(recipe)
+    inspect_data(_read(path, overrides), data or path.parent, rows)
+
+
+@app.command()
+def report(run: Annotated[str, typer.Argument(metavar="RUN", help="Name of a run.")], runs: Runs = Path("runs"), json: AsJson = False) -> None:
+    """Print a run's tables again and write report.md and report.html anew."""
+    from curate.pipelines.launch import read_results, write_reports
+
+    results = read_results(runs / run)
+    write_reports(results, runs / run)
+    _show(results, json)
+    if not json:
+        print(f"report: {runs / run / 'report.html'}")
+
+
+@app.command()
+def export(
+    run: Annotated[str, typer.Argument(metavar="RUN")],
+    arm: Annotated[str, typer.Argument(metavar="ARM")],
+    directory: Annotated[Path, typer.Argument(metavar="DIR")],
+    budget: Annotated[str | None, typer.Option("--budget", help="Which budget; needed if the run has several.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Which seed; default: the first.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace DIR if it holds files.")] = False,
+    store: StoreFolder = Path("store"),
+    runs: Runs = Path("runs"),
+) -> None:
+    """Write one arm's rows as a dataset folder that `datasets.load_dataset` opens, with card and manifest."""
+    from curate.pipelines.publish import publish
+
+    rows = publish(runs / run, store, arm, directory, budget=budget, seed=seed, overwrite=overwrite)
+    print(f"{rows} rows in {directory}; load_dataset({str(directory)!r}) opens it")
+
+
+@app.command()
+def verify(run: Annotated[str, typer.Argument(metavar="RUN")], store: StoreFolder = Path("store"), runs: Runs = Path("runs")) -> None:
+    """Check a run offline, changing nothing: every file's hash, and that no row was lost on the way."""
+    from curate.pipelines.check import check
+
+    print(f"{run}: {check(runs / run, store)} artifacts intact, all rows accounted for")
+
+
+@app.command("list")
+def list_methods(kind: Annotated[Literal["scorers", "selectors", "tasks"] | None, typer.Argument(metavar="[scorers|selectors|tasks]")] = None) -> None:
+    """The methods there are, with a line on each."""
+    from curate.registry import Kind, load, names
+
+    kinds: tuple[Kind, ...] = (kind,) if kind else ("scorers", "selectors", "tasks")
+    for one in kinds:
+        print(one)
+        for name in names(one):
+            method = load(one, name)
+            print(f"  {name:<20}{(method.__doc__ or '').strip().splitlines()[0]}")
+            for field, info in method.model_fields.items():
+                if field != "name":
+                    print(f"      {field} = {info.default!r}" + (f"  {info.description}" if info.description else ""))
+
+
+@app.command()
+def schema() -> None:
+    """The JSON schema of a recipe, for editors."""
+    import json
+
+    from curate.recipe import Recipe
+
+    print(json.dumps(Recipe.model_json_schema(), indent=2))
+
+
+@app.command()
+def init(directory: Annotated[Path, typer.Argument(metavar="[DIR]")] = Path(".")) -> None:
+    """Write a commented starter recipe for your own pool and target."""
+    from curate.store import atomic_write
+
+    path = directory / "recipe.yaml"
+    if path.exists():
+        raise ConfigError(f"{path} exists; edit it, or name another folder")
+    atomic_write(path, _shipped("starter").read_bytes())
+    print(f"wrote {path}; fill in pool, target and model, then: curate validate {path}")
+
+
+def _recipe_file(name: str) -> Path:
+    path = Path(name)
+    if path.is_file() or "/" in name or name.endswith((".yaml", ".yml")):
+        return path
+    shipped = _shipped(name)
+    if not shipped.is_file():
+        known = sorted(file.stem for file in shipped.parent.glob("*.yaml"))
+        raise ConfigError(f"there is no recipe file {name!r}, and none of that name ships with curate; shipped: {', '.join(known)}")
+    return shipped
+
+
+def _shipped(name: str) -> Path:
+    return Path(__file__).parent / "configs" / f"{name}.yaml"
+
+
+def _read(path: Path, overrides: list[str] | None) -> "Recipe":
+    from curate.recipe import read_recipe
+
+    return read_recipe(path, overrides or ())
+
+
+def _command(recipe: str, overrides: list[str] | None) -> str:
+    import shlex
+
+    return shlex.join(["curate", "run", recipe, *(overrides or ())])
+
+
+def _show(results: "Results", as_json: bool) -> None:
+    if as_json:
+        print(results.model_dump_json())
+        return
+    from rich.console import Console
+
+    from curate.report.terminal import print_tables
+
+    print_tables(results, Console())
+
+

@@ -1,0 +1,124 @@
+"""Where tasks run: in this process, or on worker processes of a Dask cluster on this machine.
+
+Tasks take and return small values (paths, hashes, counts): nothing large crosses the scheduler. One task at a
+time per worker process, one thread per task, so that any number of workers computes the same bits.
+"""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+from curate.errors import ClusterError, CurateError
+
+T = TypeVar("T")
+R = TypeVar("R")
+Listener = Callable[[str, int, int], None]  # label, done, total
+
+
+def one_thread(function: Callable[[T], R], item: T) -> R:
+    """Run a task with one arithmetic thread: another number of threads adds floats in another order."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return function(item)
+    finally:
+        torch.set_num_threads(before)
+
+
+class InProcess:
+    """Tasks one after the other in this process; `listener` hears how many are done."""
+
+    def __init__(self, listener: Listener = lambda label, done, total: None) -> None:
+        self.listener = listener
+
+    def map(self, function: Callable[[T], R], items: Sequence[T], *, label: str = "") -> Iterator[R]:
+        self.listener(label, 0, len(items))
+        for done, item in enumerate(items, 1):
+            result = one_thread(function, item)
+            self.listener(label, done, len(items))
+            yield result
+
+    def close(self) -> None:
+        """Nothing to stop."""
+
+
+class LocalDask:
+    """Worker processes under a Dask scheduler on the loopback interface, started when the first tasks come."""
+
+    def __init__(self, workers: int, listener: Listener = lambda label, done, total: None) -> None:
+        self.workers = workers
+        self.listener = listener
+        self._client: Any = None
+
+    def map(self, function: Callable[[T], R], items: Sequence[T], *, label: str = "") -> Iterator[R]:
+        """Results in the order of `items`; the first error stops the rest."""
+        if len(items) <= 1:
+            yield from InProcess(self.listener).map(function, items, label=label)
+            return
+        from dask.distributed import as_completed
+
+        client = self._start()
+        self.listener(label, 0, len(items))
+        futures = [client.submit(one_thread, function, item, pure=False, key=f"{label or 'task'}-{os.urandom(4).hex()}-{i}") for i, item in enumerate(items)]
+        position = {future.key: i for i, future in enumerate(futures)}
+        ready: dict[int, R] = {}
+        following = 0
+        try:
+            for done, future in enumerate(as_completed(futures, loop=client.loop), 1):
+                ready[position[future.key]] = self._result(future)
+                self.listener(label, done, len(items))
+                while following in ready:
+                    yield ready.pop(following)
+                    following += 1
+        finally:
+            client.cancel(futures, force=True)
+
+    def _result(self, future: Any) -> Any:
+        from distributed.scheduler import KilledWorker
+
+        try:
+            return future.result()
+        except CurateError:
+            raise
+        except KilledWorker as error:
+            raise ClusterError(
+                f"a worker process died again and again on the same task ({error.task}), most often for lack of memory; "
+                "use fewer workers (--workers 1), then run the same command: finished shards are kept"
+            ) from error
+
+    def _start(self) -> Any:
+        if self._client is None:
+            import dask
+            from dask.distributed import Client, LocalCluster
+
+            dask.config.set({"distributed.worker.memory.pause": False, "distributed.worker.memory.terminate": False, "distributed.worker.daemon": True})
+            environment = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+            environment["TOKENIZERS_PARALLELISM"] = "false"
+            dask.config.set({"distributed.nanny.pre-spawn-environ": environment})
+            self._cluster = LocalCluster(
+                n_workers=self.workers,
+                threads_per_worker=1,
+                processes=True,
+                host="127.0.0.1",
+                dashboard_address="127.0.0.1:0",
+                silence_logs=50,
+            )
+            self._client = Client(self._cluster, set_as_default=False)
+        return self._client
+
+    def close(self) -> None:
+        """Stop the workers; what they computed is on disk, so errors on the way out do not matter."""
+        if self._client is not None:
+            with contextlib.suppress(Exception):
+                self._client.close()
+            with contextlib.suppress(Exception):
+                self._cluster.close()
+            self._client = None
+
+
+def cluster_of(workers: int, listener: Listener = lambda label, done, total: None) -> InProcess | LocalDask:
+    """This process for one worker, worker processes for more."""
+    return InProcess(listener) if workers <= 1 else LocalDask(workers, listener)

@@ -1,0 +1,1 @@
+"""Rows from anywhere to tokenised examples on disk: read, recognise, render, identify, set aside, store."""

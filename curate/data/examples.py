@@ -1,0 +1,137 @@
+"""Tokenised examples on disk, read as they are needed.
+
+    index.parquet        id, file, row, length, supervised, group: one line per example, sorted by id
+    rows-00000.arrow     content, input_ids, supervised, messages, source: uncompressed, so that they are memory-mapped
+    quarantine.parquet   id, reason, detail, origin: the rows that were set aside
+
+Rows lie in the order they were read; their order for everything else is that of the index.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+
+from curate.core import Examples, Integers, Row
+from curate.errors import DataError, IntegrityError
+
+INDEX = "index.parquet"
+QUARANTINE = "quarantine.parquet"
+
+
+def shard_name(number: int) -> str:
+    """The name of the numbered file of rows."""
+    return f"rows-{number:05d}.arrow"
+
+
+@dataclass(frozen=True)
+class StoredRows(Sequence[Row]):
+    """Rows on disk in the order of the index: (N,), of which only those that are asked for are read."""
+
+    path: Path
+    files: Integers  # (N,)
+    positions: Integers  # (N,)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    @overload
+    def __getitem__(self, index: int) -> Row: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Row]: ...
+    def __getitem__(self, index: int | slice) -> Row | Sequence[Row]:
+        if isinstance(index, slice):
+            return StoredRows(self.path, self.files[index], self.positions[index])
+        batch, position = self.locate(index)
+        return Row(
+            batch.column("input_ids")[position].values.to_numpy(),
+            batch.column("supervised")[position].values.to_numpy(zero_copy_only=False),
+        )
+
+    def locate(self, index: int) -> tuple[Any, int]:
+        """The Arrow batch that holds a row, and the row's place in it."""
+        return _shard(self.path / shard_name(int(self.files[index]))), int(self.positions[index])
+
+
+def open_examples(path: Path) -> Examples:
+    """The examples under `path`, in the order of their ids. IntegrityError if a file is missing or damaged."""
+    index = _table(path / INDEX)
+    return Examples(
+        ids=np.asarray(index["id"].to_pylist(), np.str_),
+        lengths=_integers(index, "length"),
+        supervised=_integers(index, "supervised"),
+        groups=np.asarray(index["group"].to_pylist(), np.str_),
+        rows=_rows(path, index),
+    )
+
+
+def sources(path: Path, indices: Iterable[int]) -> list[dict[str, Any]]:
+    """The original fields of these rows of the index; bytes in hexadecimal, dates and decimals as text."""
+    return [json.loads(text) for text in _strings(path, "source", indices)]
+
+
+def conversations(path: Path, indices: Iterable[int]) -> list[list[dict[str, str]]]:
+    """The turns of these rows of the index, each {"role", "content"}. DataError for a row that came as plain text or as tokens."""
+    found = []
+    for text in _strings(path, "messages", indices):
+        turns = json.loads(text).get("messages")
+        if turns is None:
+            raise DataError(f"{path}: a row is plain text or token ids and has no question and answer; use prompt: and completion: to make them")
+        found.append([{"role": role, "content": content} for role, content in turns])
+    return found
+
+
+def quarantined(path: Path) -> list[dict[str, str]]:
+    """The rows that were set aside: id, reason, detail and origin, sorted by id."""
+    return [dict(row) for row in _table(path / QUARANTINE).to_pylist()]
+
+
+def check_quarantine(summary: Mapping[str, Any], limit: float, name: str) -> None:
+    """DataError if no row is left, or if more than the share `limit` of the rows was set aside."""
+    aside = sum(summary["quarantined"].values())
+    if summary["used"] and aside <= limit * summary["rows_in"]:
+        return
+    reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(summary["quarantined"].items(), key=lambda item: (-item[1], item[0])))
+    longer = f"raise model.max_length (now {summary['max_length']}) or " if "too_long" in summary["quarantined"] else ""
+    advice = f"{longer or 'mend them or '}raise hygiene.quarantine_limit" if summary["used"] else f"no row is left: {longer}mend the data"
+    share = aside / summary["rows_in"] if summary["rows_in"] else 0.0
+    raise DataError(f"{name}: {share:.1%} of {summary['rows_in']} rows were set aside ({reasons}); the limit is {limit * 100:g}%: {advice}")
+
+
+def _strings(path: Path, column: str, indices: Iterable[int]) -> Iterator[str]:
+    rows = _rows(path, _table(path / INDEX))
+    for index in indices:
+        batch, position = rows.locate(index)
+        yield batch.column(column)[position].as_py()
+
+
+def _rows(path: Path, index: Any) -> StoredRows:
+    return StoredRows(path, _integers(index, "file"), _integers(index, "row"))
+
+
+def _integers(table: Any, column: str) -> Integers:
+    return np.asarray(table[column].to_numpy(), np.int64)
+
+
+def _table(path: Path) -> Any:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.read_table(path, page_checksum_verification=True)
+    except (OSError, pa.ArrowException) as error:
+        raise IntegrityError(f"{path} is missing or damaged ({type(error).__name__}); remove its folder and run the same command again") from error
+
+
+@lru_cache(maxsize=256)
+def _shard(path: Path) -> Any:
+    import pyarrow as pa
+
+    try:
+        return pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
+    except (OSError, pa.ArrowException) as error:
+        raise IntegrityError(f"{path} is missing or damaged ({type(error).__name__}); remove its folder and run the same command again") from error

@@ -1,0 +1,114 @@
+"""Features on disk: one safetensors file per shard, read through memory maps as if it were one array.
+
+A shard holds `rows`, the numbers of its rows in the order of the examples, and `values` (n, D) or (n,). Rows that
+gave no usable number are not in it; the shard's sidecar names them with a reason.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curate.core import Artifact, Examples, Features, Integers
+from curate.errors import DataError, IntegrityError
+from curate.store import read_json
+
+_DTYPES = {"F32": np.float32, "F64": np.float64, "I64": np.int64, "F16": np.float16}
+
+
+def shard_bytes(rows: Integers, values: NDArray[np.float32]) -> bytes:
+    """One shard as safetensors."""
+    from safetensors.numpy import save
+
+    return save({"rows": np.ascontiguousarray(rows, np.int64), "values": np.ascontiguousarray(values, np.float32)})
+
+
+def map_tensors(path: Path) -> dict[str, NDArray[Any]]:
+    """The tensors of a safetensors file as read-only memory maps."""
+    with open(path, "rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        if size > 1 << 20:
+            raise IntegrityError(f"{path} is no safetensors file of ours: its header claims {size} bytes")
+        header = json.loads(file.read(size))
+    mapped: dict[str, NDArray[Any]] = {}
+    for name, entry in header.items():
+        if name != "__metadata__":
+            begin, end = entry["data_offsets"]
+            shape = tuple(entry["shape"])
+            dtype = _DTYPES[entry["dtype"]]
+            mapped[name] = np.memmap(path, dtype, "r", 8 + size + begin, shape) if end > begin else np.zeros(shape, dtype)
+    return mapped
+
+
+@dataclass(frozen=True)
+class ShardedRows:
+    """Rows of several arrays as one read-only array; `where` maps a row to its place in their concatenation."""
+
+    parts: Sequence[NDArray[Any]]
+    starts: Integers  # (S + 1,) first row of each part
+    where: Integers  # (N,)
+
+    @classmethod
+    def of(cls, parts: Sequence[NDArray[Any]]) -> "ShardedRows":
+        starts = np.concatenate([[0], np.cumsum([len(part) for part in parts])]).astype(np.int64)
+        return cls(parts, starts, np.arange(starts[-1]))
+
+    def __len__(self) -> int:
+        return len(self.where)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self.where), *self.parts[0].shape[1:]) if self.parts else (0,)
+
+    @property
+    def dtype(self) -> Any:
+        return self.parts[0].dtype if self.parts else np.dtype(np.float32)
+
+    def take(self, rows: Integers) -> "ShardedRows":
+        """The same rows, fewer or in another order, without reading them."""
+        return ShardedRows(self.parts, self.starts, self.where[rows])
+
+    def __getitem__(self, key: Any) -> NDArray[Any]:
+        places = np.atleast_1d(self.where[key])
+        out = np.empty((len(places), *self.shape[1:]), self.dtype)
+        part = np.searchsorted(self.starts, places, side="right") - 1
+        for number in np.unique(part):
+            chosen = part == number
+            out[chosen] = self.parts[number][places[chosen] - self.starts[number]]
+        return out[0] if np.ndim(self.where[key]) == 0 else out
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        return np.asarray(self[:], dtype)
+
+
+def quarantined(artifact: Artifact) -> list[tuple[str, str]]:
+    """(id, reason) of the rows that the scorer had to set aside."""
+    sidecars = [read_json(artifact.path / f"{name}.json") for name in artifact.manifest["summary"]["shards"]]
+    return [(str(row), str(reason)) for sidecar in sidecars for row, reason in sidecar["quarantined"]]
+
+
+def open_features(examples: Examples, vectors: Artifact | None = None, scores: Artifact | None = None) -> tuple[Features, Integers]:
+    """The rows that every given feature has numbers for, and their positions among the examples."""
+    opened = {name: _open(artifact) for name, artifact in (("vectors", vectors), ("scores", scores)) if artifact}
+    kept = np.arange(len(examples))
+    for rows, _ in opened.values():
+        kept = np.intersect1d(kept, rows, assume_unique=True)
+    if not len(kept):
+        raise DataError("no row has usable features; see the quarantine in the report")
+    arrays: dict[str, Any] = {name: values.take(np.searchsorted(rows, kept)) for name, (rows, values) in opened.items()}
+    if "scores" in arrays:
+        arrays["scores"] = np.asarray(arrays["scores"][:], np.float64)
+    features = Features(
+        ids=examples.ids[kept], lengths=examples.lengths[kept], groups=examples.groups[kept], supervised=examples.supervised[kept], **arrays
+    )
+    return features, kept
+
+
+def _open(artifact: Artifact) -> tuple[Integers, ShardedRows]:
+    mapped = [map_tensors(artifact.path / name) for name in artifact.manifest["summary"]["shards"]]
+    rows = np.concatenate([np.asarray(part["rows"]) for part in mapped]) if mapped else np.zeros(0, np.int64)
+    return rows, ShardedRows.of([part["values"] for part in mapped if len(part["rows"])])

@@ -1,0 +1,1 @@
+"""Exact inference for evaluation: shared prompt prefixes are computed once."""

@@ -1,0 +1,268 @@
+"""Loading a causal language model safely, and the batches it reads.
+
+Only safetensors, never remote code; a Hub id is resolved to a folder once, and every worker loads that folder.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from curate.core import Checkpoint, Integers, Row
+from curate.errors import ModelError, SafetyError
+from curate.interfaces import Batch
+from curate.settings import Lora, ModelSpec
+from curate.store import canonical, digest, file_digest
+
+_WANTED = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
+_ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj", "out_proj", "c_attn", "query_key_value", "attention.dense", "attn.c_proj", "Wqkv", "qkv_proj")
+
+
+@dataclass(frozen=True)
+class ModelHandle:
+    """A model by folder and content: small, picklable, the same on every worker."""
+
+    path: Path
+    fingerprint: str
+    dtype: str
+    max_length: int
+    lora: Lora | None = None
+
+    def identity(self) -> dict[str, Any]:
+        """What of it decides the numbers."""
+        return {
+            "fingerprint": self.fingerprint,
+            "dtype": self.dtype,
+            "max_length": self.max_length,
+            "lora": self.lora.model_dump(mode="json") if self.lora else None,
+        }
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """A loaded model with its tokenizer; `names` maps saved tensor names to the parameters that training changes."""
+
+    model: Any
+    tokenizer: Any
+    device: str
+    names: Mapping[str, nn.Parameter]
+
+    def batch(self, rows: Sequence[Row]) -> Batch:
+        """Rows right-padded to the longest, on the model's device."""
+        width = max(len(row.input_ids) for row in rows)
+        ids = np.full((len(rows), width), self.pad, np.int64)
+        mask = np.zeros((len(rows), width), bool)
+        supervised = np.zeros((len(rows), width), bool)
+        for i, row in enumerate(rows):
+            ids[i, : len(row.input_ids)] = row.input_ids
+            mask[i, : len(row.input_ids)] = True
+            supervised[i, : len(row.input_ids)] = row.supervised
+        return Batch(*(torch.from_numpy(array).to(self.device) for array in (ids, mask, supervised)))
+
+    @property
+    def pad(self) -> int:
+        """Any token serves: padding is masked out of attention and loss."""
+        given = self.tokenizer.pad_token_id
+        return int(given) if given is not None else 0
+
+    def hidden_states(self, batch: Batch) -> Tensor:
+        """The decoder's last hidden states after its final norm, (B, T, H)."""
+        causal = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        decoder = getattr(causal, causal.base_model_prefix)
+        states: Tensor = decoder(input_ids=batch.input_ids, attention_mask=batch.mask.long(), use_cache=False).last_hidden_state
+        return states
+
+    def use(self, checkpoint: Checkpoint) -> None:
+        """Put the checkpoint's weights into the model."""
+        apply_weights(self.names, read_weights(checkpoint.path))
+
+
+def resolve(spec: ModelSpec, folder: Path) -> ModelHandle:
+    """The folder of a local or Hub model, checked without loading it; ModelError says what is missing."""
+    local = (folder / spec.path).expanduser()
+    if local.is_dir():
+        path = local.resolve()
+    elif spec.path.startswith((".", "/", "~")) or spec.path.count("/") > 1:
+        raise ModelError(f"model.path {spec.path!r} is not a folder ({local} does not exist); give a folder with config.json or a Hub id such as org/name")
+    else:
+        path = _download(spec)
+    config = _config(path)
+    if not list(path.glob("*.safetensors")):
+        raise ModelError(f"{spec.path} has no .safetensors weights; pickled weights are refused: use a revision that carries safetensors")
+    allowed = int(config.get("max_position_embeddings") or config.get("n_positions") or 2048)
+    wanted = spec.max_length or min(allowed, 2048)
+    if wanted > allowed:
+        raise ModelError(f"model.max_length {wanted} is more than the {allowed} positions of {spec.path}; lower it")
+    return ModelHandle(path, _fingerprint(path), spec.dtype, wanted, spec.lora)
+
+
+def _download(spec: ModelSpec) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(spec.path, revision=spec.revision, allow_patterns=_WANTED))
+    except Exception as error:  # the client raises a dozen kinds; all mean that this model is not to be had
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(
+            f"model {spec.path!r} (revision {spec.revision or 'main'}) is neither a folder nor to be had from the Hub: {reason}. "
+            "Check the name, HF_TOKEN for gated models, and HF_HUB_OFFLINE"
+        ) from error
+
+
+def _config(path: Path) -> dict[str, Any]:
+    try:
+        config: dict[str, Any] = json.loads((path / "config.json").read_bytes())
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} holds no readable config.json ({error}); it is no transformers model") from error
+    for name in ("config.json", "tokenizer_config.json"):
+        file = path / name
+        if file.is_file() and "auto_map" in json.loads(file.read_bytes()):
+            raise SafetyError(f"{file} asks for code of the model's repository (auto_map), which is never run: use a model that transformers supports itself")
+    return config
+
+
+@lru_cache(maxsize=16)
+def _fingerprint(path: Path) -> str:
+    files = sorted(file for pattern in _WANTED for file in path.glob(pattern) if file.is_file())
+    return digest(canonical([[file.name, file_digest(file)] for file in files]))
+
+
+def load_tokenizer(handle: ModelHandle) -> Any:
+    """The model's tokenizer, without remote code."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(str(handle.path), trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"the tokenizer in {handle.path} does not load: {str(error).splitlines()[0]}") from error
+
+
+def fresh(handle: ModelHandle, device: str = "cpu", *, seed: int = 0) -> LanguageModel:
+    """A newly loaded model; adapters, where the handle names them, start from `seed`."""
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            str(handle.path), dtype=getattr(torch, handle.dtype), trust_remote_code=False, use_safetensors=True, attn_implementation="sdpa"
+        )
+    except Exception as error:  # safetensors, transformers and json each raise their own for damaged files
+        raise ModelError(f"the model in {handle.path} does not load: {str(error).splitlines()[0] if str(error) else type(error).__name__}") from error
+    tokenizer = load_tokenizer(handle)
+    _check(model, tokenizer, handle)
+    if handle.lora:
+        model = _with_adapters(model, handle.lora, seed)
+    model.to(torch.device(device)).eval()  # type: ignore[arg-type]
+    return LanguageModel(model, tokenizer, device, {_saved_name(name): p for name, p in model.named_parameters() if p.requires_grad})
+
+
+@lru_cache(maxsize=1)
+def cached(handle: ModelHandle, device: str = "cpu") -> LanguageModel:
+    """The same model for every task of this process; for reading only."""
+    return fresh(handle, device)
+
+
+def _check(model: Any, tokenizer: Any, handle: ModelHandle) -> None:
+    rows = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > rows:
+        raise ModelError(f"the tokenizer in {handle.path} has {len(tokenizer)} entries but the model embeds {rows}; they do not belong together")
+    for name, parameter in model.named_parameters():
+        if not torch.isfinite(parameter).all():
+            raise ModelError(f"the weights in {handle.path} are damaged: {name} holds NaN or infinity")
+
+
+def _with_adapters(model: Any, lora: Lora, seed: int) -> Any:
+    import peft
+
+    linear = [name for name, module in model.named_modules() if is_linear(module) and not _is_head(model, module)]
+    endings = _ATTENTION if lora.targets == "attention" else ("",) if lora.targets == "all" else tuple(lora.targets)
+    chosen = [name for name in linear if name.endswith(endings)]
+    if not chosen:
+        kinds = sorted({name.rsplit(".", 1)[-1] for name in linear})
+        raise ModelError(f"lora.targets {list(endings)} match no linear layer; this model has {', '.join(kinds)}")
+    config = peft.LoraConfig(
+        r=lora.r, lora_alpha=lora.alpha,  # type: ignore[arg-type]  # peft divides it, whole or not
+        lora_dropout=lora.dropout, target_modules=chosen, task_type="CAUSAL_LM", fan_in_fan_out=_has_conv1d(model)
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return peft.get_peft_model(model, config)
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Whether the module is y = W x + b, in either of the two layouts in use."""
+    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
+
+
+def _has_conv1d(model: nn.Module) -> bool:
+    return any(type(module).__name__ == "Conv1D" for module in model.modules())
+
+
+def _is_head(model: Any, module: nn.Module) -> bool:
+    return module is model.get_output_embeddings()
+
+
+def _saved_name(name: str) -> str:
+    return name.replace(".lora_A.default.", ".lora_A.").replace(".lora_B.default.", ".lora_B.")
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The trained tensors of a checkpoint by name."""
+    from safetensors.torch import load_file
+
+    return load_file(str(path / "weights.safetensors"))
+
+
+def apply_weights(names: Mapping[str, nn.Parameter], weights: Mapping[str, Tensor]) -> None:
+    """Copy tensors into parameters; every name and shape must agree."""
+    if set(weights) != set(names):
+        odd = sorted(set(weights) ^ set(names))[0]
+        raise ModelError(f"the checkpoint does not belong to this model: tensor {odd} is on one side only")
+    with torch.no_grad():
+        for name, tensor in weights.items():
+            if tensor.shape != names[name].shape:
+                raise ModelError(f"the checkpoint does not belong to this model: {name} is {tuple(tensor.shape)}, expected {tuple(names[name].shape)}")
+            names[name].copy_(tensor)
+
+
+def micro_batches(lengths: Integers, tokens: int) -> Iterator[Integers]:
+    """Row numbers in batches of at most `tokens` padded tokens, rows of like length together; a longer row goes alone."""
+    order = np.argsort(-lengths, kind="stable")
+    start = 0
+    while start < len(order):
+        size = max(1, tokens // max(1, int(lengths[order[start]])))
+        yield order[start : start + size]
+        start += size
+
+
+def token_logits(model: Any, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits (S, V) in float32 before every supervised token, that token, and its row number, both (S,).
+
+    Logits are formed only from the first position that any row of the batch needs.
+    """
+    wanted = batch.supervised[:, 1:]
+    first = int(wanted.any(0).to(torch.int8).argmax())
+    width = batch.input_ids.shape[1]
+    output = model(input_ids=batch.input_ids, attention_mask=batch.mask.long(), use_cache=False, logits_to_keep=width - first)
+    row, position = torch.nonzero(wanted[:, first:], as_tuple=True)
+    return output.logits[row, position].float(), batch.input_ids[row, position + first + 1], row
+
+
+def token_losses(model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Negative log-likelihood in nats of every supervised token given those before it, and its row number, both (S,)."""
+    logits, token, row = token_logits(model, batch)
+    return nn.functional.cross_entropy(logits, token, reduction="none"), row
+
+
+def row_means(values: Tensor, row: Tensor, rows: int) -> Tensor:
+    """Mean of `values` (S,) within each of `rows` rows."""
+    total = torch.zeros(rows, dtype=values.dtype, device=values.device).index_add_(0, row, values)
+    return total / torch.bincount(row, minlength=rows).clamp(min=1)

@@ -1,0 +1,72 @@
+"""Adam's state at a checkpoint, and the step it would take for a gradient.
+
+With moments m, v after t steps and a new gradient g, the next step of AdamW without its decay is
+
+    m' / (1 - beta1^(t+1)) / (sqrt(v' / (1 - beta2^(t+1))) + epsilon),   m' = beta1 m + (1 - beta1) g,
+                                                                         v' = beta2 v + (1 - beta2) g^2
+
+(Kingma and Ba, 2015). LESS as published leaves out both corrections and puts epsilon inside the root.
+"""
+
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from curate.errors import ModelError
+
+
+@dataclass(frozen=True)
+class Moments:
+    """First and second moments by parameter name, flattened, with the constants of their optimizer."""
+
+    first: dict[str, Tensor]
+    second: dict[str, Tensor]
+    step: int
+    beta1: float
+    beta2: float
+    epsilon: float
+
+    def direction(self, name: str, gradients: Tensor, *, published: bool = False) -> Tensor:
+        """The step for each row's gradient (B, P); `published` gives the formula of LESS's code."""
+        m, v = self._of(name, gradients.shape[1])
+        first = self.beta1 * m + (1 - self.beta1) * gradients
+        second = self.beta2 * v + (1 - self.beta2) * gradients.square()
+        if published:
+            return first / (second + self.epsilon).sqrt()
+        after = self.step + 1
+        return first / (1 - self.beta1**after) / ((second / (1 - self.beta2**after)).sqrt() + self.epsilon)
+
+    def quarter_scale(self, name: str) -> Tensor:
+        """v^(1/4) of each coordinate, floored so that a coordinate without history stays finite."""
+        v = self.second[name] / (1 - self.beta2**self.step)
+        return (v + 1e-3 * v.mean() + 1e-24).pow(0.25)
+
+    def _of(self, name: str, size: int) -> tuple[Tensor, Tensor]:
+        if name not in self.first or self.first[name].numel() != size:
+            raise ModelError(f"the optimizer state does not belong to this model: {name} is missing or has another shape")
+        return self.first[name], self.second[name]
+
+
+@lru_cache(maxsize=8)
+def load_moments(path: Path, device: str = "cpu") -> Moments:
+    """The moments of a checkpoint folder, checked to be complete."""
+    from safetensors.torch import load_file
+
+    try:
+        state = json.loads((path / "state.json").read_bytes())
+        tensors = load_file(str(path / "moments.safetensors"), device=device)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} holds no optimizer state ({error}); use direction: sgd, or a checkpoint that kept its optimizer") from error
+    split: dict[str, dict[str, Tensor]] = {"first": {}, "second": {}}
+    for key, tensor in tensors.items():
+        kind, name = key.split(".", 1)
+        split[kind][name] = tensor.flatten().float()
+    if set(split["first"]) != set(split["second"]) or not split["first"]:
+        raise ModelError(f"{path}/moments.safetensors is incomplete: first and second moments name different parameters")
+    if not all(torch.isfinite(t).all() for part in split.values() for t in part.values()):
+        raise ModelError(f"{path}/moments.safetensors holds NaN or infinity; the warm-up diverged: lower warmup.learning_rate")
+    return Moments(split["first"], split["second"], int(state["step"]), float(state["beta1"]), float(state["beta2"]), float(state["epsilon"]))

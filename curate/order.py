@@ -1,0 +1,56 @@
+"""The orders that choices are made in: rows by their ids, and values best first, so that ties never hang on chance.
+
+Every selector works on the pool sorted by id; a pool whose rows come in another order then gives the same rows, bit for bit.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curate.core import Budget, Features, Floats, Integers
+from curate.errors import DataError, NumericError
+
+
+def by_id(features: Features) -> tuple[Integers, Features]:
+    """(order, features with row i = row order[i] of the given ones), sorted by id; nothing is copied if they are sorted."""
+    ids = features.ids
+    if len(ids) < 2 or bool((ids[:-1] < ids[1:]).all()):
+        return np.arange(len(ids)), features
+    order = np.argsort(ids, kind="stable")
+    return order, replace(features, **{name: _at(getattr(features, name), order) for name in _ALIGNED})
+
+
+_ALIGNED = ("ids", "lengths", "vectors", "scores", "similarity", "groups", "supervised")
+
+
+def _at(values: Any, order: Integers) -> Any:
+    return None if values is None or len(values) == 0 else np.asarray(values)[order]
+
+
+def best_first(values: Floats, count: int | None = None) -> Integers:
+    """The positions of the `count` largest values, largest first, ties by the lower position; O(N + K log K)."""
+    n = len(values)
+    count = n if count is None else min(count, n)
+    if count <= 0:
+        return np.zeros(0, np.int64)
+    held = np.arange(n)
+    if count < n:
+        held = np.flatnonzero(values >= np.partition(values, n - count)[n - count])
+    return held[np.argsort(-values[held], kind="stable")][:count]
+
+
+def oriented_scores(pool: Features, largest: bool) -> NDArray[np.float64]:
+    """The scores as float64, turned so that larger is better; an error if there are none or one is not finite."""
+    if pool.scores is None:
+        raise DataError("this selector needs scores, but the features carry none; score the pool with a scorer whose output is scores")
+    scores = np.asarray(pool.scores, np.float64)
+    if not np.isfinite(scores).all():
+        raise NumericError(f"the score of row {pool.ids[np.argmin(np.isfinite(scores))]} is not finite; drop the row or score it again")
+    return scores if largest else -scores
+
+
+def counts_rows(budget: Budget) -> bool:
+    """Whether every row costs one: only then can a smaller budget be a prefix, for a dear row that did not fit may fit a larger one."""
+    return budget.unit in ("rows", "fraction")

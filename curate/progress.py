@@ -1,0 +1,62 @@
+"""What a person sees while a run goes on: bars on a terminal, one JSON line per event otherwise, and a log in the run's folder."""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+
+class Progress:
+    """Hears of stages and finished tasks; shows them on standard error and appends them to log.jsonl."""
+
+    def __init__(self, log: Path | None, *, quiet: bool = False) -> None:
+        self._log = open(log, "a", encoding="utf-8") if log else None
+        self._quiet = quiet
+        self._bars: Any = None
+        self._tasks: dict[str, Any] = {}
+        self._last: dict[str, float] = {}
+        if not quiet and sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+            from rich.progress import Progress as Bars
+
+            columns = (TextColumn("{task.description:<34}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+            self._bars = Bars(*columns, console=Console(stderr=True))
+            self._bars.start()
+
+    def stage(self, stage: str, label: str) -> None:
+        """A stage begins, or is about to be found in the store."""
+        self._event({"event": "stage", "stage": stage, "label": label})
+
+    def advance(self, label: str, done: int, total: int) -> None:
+        """`done` of `total` tasks are finished."""
+        if self._bars is not None:
+            if label not in self._tasks or done == 0:
+                self._tasks[label] = self._bars.add_task(label, total=total)
+            self._bars.update(self._tasks[label], completed=done)
+        now = time.monotonic()
+        if done in (0, total) or now - self._last.get(label, 0.0) > 5:
+            self._last[label] = now
+            self._event({"event": "progress", "label": label, "done": done, "total": total})
+
+    def message(self, text: str) -> None:
+        """Something that the user should know now."""
+        if self._bars is not None:
+            self._bars.console.print(text, markup=False)
+        self._event({"event": "message", "text": text})
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        if self._bars is not None:
+            self._bars.stop()
+        if self._log is not None:
+            self._log.close()
+
+    def _event(self, event: dict[str, Any]) -> None:
+        line = json.dumps({"time": round(time.time(), 3), **event})
+        if self._log is not None:
+            self._log.write(line + "\n")
+            self._log.flush()
+        if self._bars is None and not self._quiet:
+            print(line, file=sys.stderr, flush=True)

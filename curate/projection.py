@@ -1,0 +1,52 @@
+"""CountSketch: a sparse random projection whose hash is computed from the coordinate, never drawn.
+
+sketch(x)[b] = sum over coordinates p with bucket(p) = b of sign(p) x[p]; inner products are kept in expectation,
+with standard deviation |x||y| / sqrt(width) (Charikar et al., 2002; Weinberger et al., 2009). Bucket and sign are
+splitmix64 of (seed, stream, p), so a row's sketch does not depend on batch, worker or device.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+def splitmix64(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """The finaliser of the splitmix64 generator: 64 well-mixed bits of each value (Steele et al., 2014)."""
+    mixed = values + np.uint64(0x9E3779B97F4A7C15)
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return mixed ^ (mixed >> np.uint64(31))
+
+
+@dataclass(frozen=True)
+class CountSketch:
+    """A projection to `width` numbers; each `stream` (such as a checkpoint) has a hash of its own."""
+
+    width: int
+    seed: int = 0
+    stream: int = 0
+
+    def add(self, into: Tensor, values: Tensor, first: int) -> None:
+        """Add the sketch of coordinates first, first + 1, ... with `values` (B, P) to `into` (B, width)."""
+        bucket, sign = _hashes(self.width, self.seed, self.stream, first, values.shape[1], str(values.device))
+        into.scatter_add_(1, bucket.expand(len(values), -1), values * sign)
+
+    def dense(self, size: int) -> Tensor:
+        """The same projection as an explicit (width, size) matrix; the oracle for small sizes."""
+        bucket, sign = _hashes(self.width, self.seed, self.stream, 0, size, "cpu")
+        matrix = torch.zeros(self.width, size)
+        matrix[bucket, torch.arange(size)] = sign
+        return matrix
+
+
+@lru_cache(maxsize=4096)
+def _hashes(width: int, seed: int, stream: int, first: int, size: int, device: str) -> tuple[Tensor, Tensor]:
+    key = splitmix64(splitmix64(np.array([seed], np.uint64)) ^ np.array([stream], np.uint64))
+    mixed = splitmix64(np.arange(first, first + size, dtype=np.uint64) ^ key)
+    bucket = (mixed >> np.uint64(1)) % np.uint64(width)
+    sign = (mixed & np.uint64(1)).astype(np.float32) * 2 - 1
+    return torch.from_numpy(bucket.astype(np.int64)).to(device), torch.from_numpy(sign).to(device)

@@ -1,0 +1,234 @@
+"""The recipe: what to compute, typed and hashed. Beside it the runtime: where and how fast, never hashed."""
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+from pydantic import BaseModel, BeforeValidator, Field, PlainSerializer, SerializeAsAny, ValidationError, field_validator, model_validator
+
+from curate.core import Budget, Config
+from curate.data.source import Source
+from curate.errors import ConfigError
+from curate.interfaces import Scorer, Selector, Task
+from curate.registry import component
+from curate.settings import ModelSpec, Share, Train, Warmup
+from curate.strict_yaml import Document, explain, load, override
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_RESERVED = ("zero_shot", "random", "full")
+
+
+def _named(kind: Literal["scorers", "selectors", "tasks"]) -> Callable[[Any], Any]:
+    def build(value: Any) -> Any:
+        return component(kind, value)
+
+    return build
+
+
+def _listed(value: Any) -> Any:
+    return value if isinstance(value, list) else [value]
+
+
+def _budget(value: Any) -> Any:
+    if isinstance(value, dict):
+        return value
+    try:
+        return Budget.parse(value)
+    except ConfigError as error:
+        raise ValueError(str(error)) from error
+
+
+Sources = Annotated[list[Source], BeforeValidator(_listed), Field(min_length=1)]
+AnyScorer = Annotated[SerializeAsAny[Scorer], BeforeValidator(_named("scorers"))]
+AnySelector = Annotated[SerializeAsAny[Selector], BeforeValidator(_named("selectors"))]
+AnyTask = Annotated[SerializeAsAny[Task], BeforeValidator(_named("tasks"))]
+OneBudget = Annotated[Budget, BeforeValidator(_budget), PlainSerializer(str)]
+
+
+class Hygiene(Config):
+    """When data is too bad to go on."""
+
+    quarantine_limit: Share = Field(0.01, description="Largest share of rows that may be set aside before the run stops.")
+    on_bad_row: Literal["error", "quarantine"] = Field("error", description="A line that cannot be read stops the run, or is set aside.")
+
+
+class Arm(Config):
+    """One way to select: which features it reads, and the selector with its fields."""
+
+    vectors: str | None = Field(None, description="Name of a feature whose scorer gives vectors.")
+    scores: str | None = Field(None, description="Name of a feature whose scorer gives scores.")
+    selector: AnySelector
+
+
+class Evaluate(Config):
+    """A task on its data. Few-shot examples come from the target rows, and items that are target rows are left out."""
+
+    task: AnyTask
+    data: Sources
+    label: str | None = Field(None, description="Name in tables; default: the task's name, with the data's.")
+    shots: int = Field(0, ge=0)
+    limit: int | None = Field(None, ge=1, description="Items, drawn by their ids; default: all.")
+    seed: int = Field(0, ge=0, description="Of the draw of items and shots.")
+
+
+class Recipe(Config):
+    """One experiment: arms that select from the same pool for the same target, trained and evaluated alike."""
+
+    name: str
+    pool: Sources
+    target: dict[str, Sources] = Field(min_length=1)
+    model: ModelSpec
+    hygiene: Hygiene = Hygiene()
+    warmup: Warmup = Warmup()
+    features: dict[str, AnyScorer] = Field(default_factory=dict)
+    arms: dict[str, Arm] = Field(default_factory=dict)
+    budgets: Annotated[list[OneBudget], BeforeValidator(_listed), Field(min_length=1)]
+    seeds: list[int] = Field([0, 1, 2], min_length=1)
+    baselines: list[Literal["zero_shot", "random", "full"]] = Field(["zero_shot", "random", "full"])
+    train: Train = Train()
+    evaluate: Annotated[list[Evaluate], BeforeValidator(_listed), Field(min_length=1)]
+
+    @field_validator("name")
+    @classmethod
+    def _name(cls, name: str) -> str:
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"{name!r} is no run name: use letters, digits, '.', '_' and '-', at most 64, beginning with a letter or digit")
+        return name
+
+    @field_validator("seeds")
+    @classmethod
+    def _seeds(cls, seeds: list[int]) -> list[int]:
+        if len(set(seeds)) != len(seeds) or min(seeds) < 0:
+            raise ValueError("seeds must be distinct and not negative")
+        return seeds
+
+    @field_validator("budgets")
+    @classmethod
+    def _budgets(cls, budgets: list[Budget]) -> list[Budget]:
+        for budget in budgets:
+            if budget.amount <= 0:
+                raise ValueError(f"a budget of {budget} keeps nothing; give at least one row or token")
+        if len({str(budget) for budget in budgets}) != len(budgets):
+            raise ValueError("a budget is given twice")
+        return budgets
+
+    @field_validator("features", "arms", "target")
+    @classmethod
+    def _names(cls, named: dict[str, Any]) -> dict[str, Any]:
+        for name in named:
+            if not _NAME.fullmatch(name) or name in _RESERVED:
+                raise ValueError(f"{name!r} is no usable name: letters, digits, '.', '_' and '-', and none of {', '.join(_RESERVED)}")
+        return named
+
+    @model_validator(mode="after")
+    def _fitting(self) -> "Recipe":
+        for name, arm in self.arms.items():
+            self._check_arm(name, arm)
+        labels = [label_of(evaluation) for evaluation in self.evaluate]
+        if len(set(labels)) != len(labels):
+            raise ValueError(f"evaluate: two entries are called {max(labels, key=labels.count)}; give one of them a label")
+        return self
+
+    def _check_arm(self, name: str, arm: Arm) -> None:
+        for slot, other in (("vectors", "scores"), ("scores", "vectors")):
+            wanted: str | None = getattr(arm, slot)
+            if wanted is None:
+                continue
+            if wanted not in self.features:
+                raise ValueError(f"arms.{name}.{slot} names the feature {wanted!r}; features has {', '.join(self.features) or 'none'}")
+            scorer = self.features[wanted]
+            if scorer.output != slot:
+                raise ValueError(f"arms.{name}.{slot} is {wanted!r}, but scorer {scorer.name} yields {scorer.output}; write {other}: {wanted}")
+        given = {slot for slot in ("vectors", "scores") if getattr(arm, slot)} | ({"similarity"} if arm.vectors else set())
+        missing = sorted(arm.selector.needs - given)
+        if missing:
+            slot = "vectors" if missing[0] in ("vectors", "similarity") else "scores"
+            fitting = [feature for feature, scorer in self.features.items() if scorer.output == slot]
+            hint = f"add {slot}: {fitting[0]}" if fitting else f"add a feature whose scorer yields {slot}"
+            raise ValueError(f"arms.{name}: selector {arm.selector.name} needs {slot}, and the arm gives none; {hint}")
+
+    def used_features(self) -> dict[str, Scorer]:
+        """The features that some arm reads; others are not computed."""
+        wanted = {slot for arm in self.arms.values() for slot in (arm.vectors, arm.scores) if slot}
+        return {name: scorer for name, scorer in self.features.items() if name in wanted}
+
+
+def label_of(evaluation: Evaluate) -> str:
+    """What the tables call this evaluation."""
+    return evaluation.label or evaluation.task.name
+
+
+class Runtime(Config):
+    """How to compute: places and devices. Changing it never changes a number."""
+
+    store: Path = Path("store")
+    runs: Path = Path("runs")
+    workers: int = Field(0, ge=0, description="Worker processes; 1 runs everything in this one, 0 is one per core.")
+    device: str = "cpu"
+
+
+def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe in a file, with `dotted.key=value` overrides; ConfigError with line numbers otherwise."""
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"cannot read the recipe {path}: {error.strerror}; `curate init` writes one to start from") from error
+    document = load(text, path.name)
+    for assignment in overrides:
+        document = override(document, assignment)
+    return parse_recipe(document)
+
+
+def parse_recipe(document: Document) -> Recipe:
+    """The typed recipe of a document."""
+    try:
+        return Recipe.model_validate(document.value)
+    except ValidationError as error:
+        raise explain(document, error, lambda path: _fields_at(document, path)) from error
+
+
+def _fields_at(document: Document, path: tuple[str | int, ...]) -> list[str]:
+    """The fields allowed at a place of the recipe, for the nearest name in an error."""
+    known: type[BaseModel] | None = Recipe
+    value: Any = document.value
+    for step in path:
+        value = _at(value, step)
+        if known is not None and isinstance(step, str) and step in known.model_fields:
+            known, kind = _model_in(known.model_fields[step].annotation), step
+            if known in (Scorer, Selector, Task):
+                known = _component_class(kind, value)
+        elif known is not None and isinstance(step, str) and known in (Scorer, Selector, Task):
+            known = _component_class("features", value)
+    if known in (Scorer, Selector, Task):
+        known = _component_class("features", value)
+    return list(known.model_fields) if known is not None else []
+
+
+def _at(value: Any, step: str | int) -> Any:
+    if isinstance(value, dict):
+        return value.get(step)
+    return value[step] if isinstance(value, list) and isinstance(step, int) and step < len(value) else None
+
+
+def _component_class(field: str, value: Any) -> type[BaseModel] | None:
+    from curate.registry import load as load_class
+
+    kinds: dict[str, Literal["scorers", "selectors", "tasks"]] = {"selector": "selectors", "task": "tasks"}
+    name = value.get("name") if isinstance(value, dict) else value
+    if not isinstance(name, str):
+        return {"selector": Selector, "task": Task}.get(field, Scorer)
+    try:
+        return load_class(kinds.get(field, "scorers"), name)
+    except ConfigError:
+        return None
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for argument in get_args(annotation) if get_origin(annotation) is not None else ():
+        found = _model_in(argument)
+        if found:
+            return found
+    return None

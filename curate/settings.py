@@ -1,0 +1,69 @@
+"""The parts of a recipe that services read: model, LoRA, warm-up and training. No heavy imports."""
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from curate.core import Config
+
+_PERCENT = re.compile(r"(\d+(?:\.\d+)?)\s*%")
+
+
+def _share(value: Any) -> Any:
+    match = _PERCENT.fullmatch(value.strip()) if isinstance(value, str) else None
+    return float(match[1]) / 100 if match else value
+
+
+Share = Annotated[float, BeforeValidator(_share), Field(ge=0, le=1)]
+
+
+class Lora(Config):
+    """Low-rank adapters W + (alpha / r) B A on linear layers (Hu et al., 2021)."""
+
+    r: int = Field(16, ge=1, description="Rank.")
+    alpha: float = Field(32, gt=0, description="The update is scaled by alpha / r.")
+    dropout: float = Field(0.0, ge=0, lt=1)
+    targets: Literal["all", "attention"] | list[str] = Field("all", description="Linear layers: all, attention, or name endings such as [q_proj, v_proj].")
+
+
+class ModelSpec(Config):
+    """A causal language model in safetensors: a folder, or a Hub id with a revision."""
+
+    path: str = Field(min_length=1, description="Folder (relative to the recipe) or Hub id.")
+    revision: str | None = None
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    max_length: int | None = Field(None, ge=8, description="Longest row in tokens; longer rows are set aside. Default: what the model allows, at most 2048.")
+    lora: Lora | None = Field(None, description="Fine-tune adapters only; absent: fine-tune all weights.")
+
+
+class Optimizer(Config):
+    """AdamW (Loshchilov and Hutter, 2019) with linear warm-up and a decay to zero."""
+
+    learning_rate: float = Field(2e-4, gt=0)
+    epochs: int = Field(2, ge=1)
+    batch_size: int = Field(16, ge=1, description="Rows per optimizer step.")
+    micro_batch_tokens: int = Field(4096, ge=1, description="Padded tokens per forward pass; a longer row goes alone.")
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    warmup_ratio: float = Field(0.03, ge=0, le=1)
+    weight_decay: float = Field(0.0, ge=0)
+    beta1: float = Field(0.9, ge=0, lt=1)
+    beta2: float = Field(0.999, ge=0, lt=1)
+    epsilon: float = Field(1e-8, gt=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+
+
+class Warmup(Optimizer):
+    """A short run on a random part of the pool, whose checkpoints gradient and dynamics scorers read."""
+
+    fraction: Share = 0.05
+    epochs: int = Field(4, ge=1, description="One checkpoint is kept per epoch.")
+    seed: int = Field(0, ge=0)
+    lora: Lora | None = Field(None, description="Default: the model's own, else rank 8, alpha 16 on the attention layers.")
+
+
+class Train(Optimizer):
+    """Fine-tuning of every arm. `match` makes the arms comparable: equal tokens seen, equal steps, or equal epochs."""
+
+    match: Literal["tokens", "steps", "epochs"] = "tokens"
+    checkpoint_every: int = Field(100, ge=1, description="Steps between checkpoints that a killed run resumes from.")

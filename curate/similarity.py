@@ -1,0 +1,151 @@
+"""How alike rows are: unit rows, similarity of every pool row to every target row, sorted lists, nearest neighbours.
+
+Dot products are accumulated in float64 and kept in float32, block by block, so that neither the size of a
+block nor the place of a row in it decides between two rows that are equally near.
+"""
+
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curate.core import Features, Floats, Integers
+from curate.errors import DataError, NumericError
+from curate.order import best_first, by_id
+
+Metric = Literal["cosine", "inner"]
+
+_BLOCK = 2048
+_SPARE = 8  # neighbours fetched beyond those asked for, so that float32 noise cannot push a true one out
+_NOISE = 1e-5  # larger than the error of a float32 dot product of unit rows
+
+
+def unit_rows(features: Features) -> NDArray[np.float32]:
+    """(N, D) the vectors scaled to length one; an error names the first row that is zero or not finite."""
+    if features.vectors is None:
+        raise DataError("this selector needs vectors, but the features carry none; score the pool with a scorer whose output is vectors")
+    rows = np.empty(np.shape(features.vectors), np.float32)
+    for start, block in features.blocks(_BLOCK):
+        rows[start : start + len(block)] = _scaled(block, features, start)
+    return rows
+
+
+def refuse_rows_without_direction(features: Features) -> None:
+    """An error that names the first row whose vector is zero or not finite; holds one block at a time."""
+    for start, block in features.blocks(_BLOCK):
+        _scaled(block, features, start)
+
+
+def _scaled(block: Floats, features: Features, start: int) -> NDArray[np.float64]:
+    wide = np.asarray(block, np.float64)
+    norms = np.sqrt(np.einsum("bd,bd->b", wide, wide))
+    wrong = ~(np.isfinite(norms) & (norms > 0))
+    if wrong.any():
+        row = features.ids[start + int(np.argmax(wrong))]
+        raise NumericError(f"the vector of row {row} is zero or not finite, so it has no direction; drop the row or score it again")
+    return np.asarray(wide / norms[:, None])
+
+
+def similarity(pool: Features, target: Features | None, *, metric: Metric = "cosine") -> Floats:
+    """(M, N) similarity of each target row, in the order of the target's ids, to each pool row.
+
+    `pool.similarity` (N, M) is used where it is given; otherwise cosine or inner product of the vectors.
+    """
+    if pool.similarity is not None:
+        return _given(pool.similarity, pool, target)
+    if target is None or len(target) == 0:
+        raise DataError("this selector needs a target; give target rows, or features that carry a similarity to them")
+    if pool.vectors is None or target.vectors is None:
+        raise DataError("this selector needs vectors of both pool and target, or a similarity; score both with the same scorer")
+    goal = by_id(target)[1]
+    if np.shape(pool.vectors)[1] != np.shape(goal.vectors)[1]:
+        raise DataError(f"pool vectors have width {np.shape(pool.vectors)[1]}, target vectors {np.shape(goal.vectors)[1]}; score both with the same scorer")
+    scaled = metric == "cosine"
+    wide = np.concatenate([_ready(block, goal, start, scaled) for start, block in goal.blocks(_BLOCK)])
+    found = np.empty((len(goal), len(pool)), np.float32)
+    for start, block in pool.blocks(_BLOCK):
+        found[:, start : start + len(block)] = wide @ _ready(block, pool, start, scaled).T
+    return found
+
+
+def _ready(block: Floats, features: Features, start: int, scaled: bool) -> NDArray[np.float64]:
+    unit = _scaled(block, features, start)
+    return unit if scaled else np.asarray(block, np.float64)
+
+
+def _given(matrix: Any, pool: Features, target: Features | None) -> Floats:
+    values = np.asarray(matrix)
+    if values.ndim != 2 or values.shape[1] == 0 or (target is not None and values.shape[1] != len(target)):
+        wanted = "at least one column" if target is None else f"{len(target)} columns, one per target row"
+        raise DataError(f"similarity has shape {values.shape}; it needs one row per pool row and {wanted}")
+    finite = np.isfinite(values).all(axis=1)
+    if not finite.all():
+        raise NumericError(f"similarity of row {pool.ids[np.argmin(finite)]} is not finite; drop the row or score it again")
+    columns = np.arange(values.shape[1]) if target is None else np.argsort(target.ids, kind="stable")
+    return np.ascontiguousarray(values.T[columns])
+
+
+class Rankings:
+    """For each target row the pool rows, most alike first, ties by row; lists grow by doubling as they are read."""
+
+    def __init__(self, alike: Floats, depth: int) -> None:
+        self._alike = alike  # (M, N)
+        self._lists = np.zeros((len(alike), 0), np.int64)
+        self.upto(depth)
+
+    def upto(self, depth: int) -> Integers:
+        """(M, at least `depth`) pool rows; a depth beyond the pool gives the whole pool."""
+        held, n = self._lists.shape[1], self._alike.shape[1]
+        if min(depth, n) > held:
+            wanted = min(n, max(depth, 2 * held))
+            self._lists = np.stack([best_first(row, wanted) for row in self._alike])
+        return self._lists
+
+
+def nearest(rows: NDArray[np.float32], depth: int, *, backend: Literal["faiss", "numpy"] | None = None) -> tuple[Integers, NDArray[np.float64]]:
+    """(N, m) the m most alike unit rows of each unit row, itself among them, and their cosines; exact, ties by row.
+
+    m = min(depth, N). faiss does the search where it is installed; cosines are then taken again in float64, and a
+    row whose list could differ by rounding is searched once more in float64, so both backends give the same answer.
+    """
+    n = len(rows)
+    depth = min(depth, n)
+    fetched = min(depth + _SPARE, n)
+    found, cosines = np.empty((n, depth), np.int64), np.empty((n, depth))
+    search = _faiss(rows) if (backend or _fastest()) == "faiss" else None
+    for start in range(0, n, _BLOCK):
+        block = rows[start : start + _BLOCK]
+        candidates = search(block, fetched) if search else _largest(block @ rows.T, fetched)
+        for i, near in enumerate(candidates):
+            near = np.sort(near)
+            exact = np.einsum("md,d->m", rows[near].astype(np.float64), block[i].astype(np.float64))
+            order = best_first(exact, depth)
+            if fetched < n and exact[order[-1]] - exact.min() < _NOISE:
+                near, exact = np.arange(n), _cosines(rows, block[i])
+                order = best_first(exact, depth)
+            found[start + i], cosines[start + i] = near[order], exact[order]
+    return found, cosines
+
+
+def _cosines(rows: NDArray[np.float32], row: NDArray[np.float32]) -> NDArray[np.float64]:
+    wide = row.astype(np.float64)
+    return np.concatenate([np.einsum("md,d->m", rows[start : start + _BLOCK].astype(np.float64), wide) for start in range(0, len(rows), _BLOCK)])
+
+
+def _largest(alike: NDArray[np.float32], count: int) -> Integers:
+    n = alike.shape[1]
+    return np.argpartition(alike, n - count, axis=1)[:, n - count :]
+
+
+def _fastest() -> Literal["faiss", "numpy"]:
+    from importlib.util import find_spec
+
+    return "faiss" if find_spec("faiss") else "numpy"
+
+
+def _faiss(rows: NDArray[np.float32]) -> Any:
+    import faiss
+
+    index = faiss.IndexFlatIP(rows.shape[1])
+    index.add(rows)
+    return lambda block, count: index.search(block, count)[1]

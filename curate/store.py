@@ -1,0 +1,249 @@
+"""Immutable artifacts found by content, and the one way that bytes reach the disk.
+
+    STORE/<stage>-<key>/        manifest.json names every file with its size and hash
+    STORE/.part/<stage>-<key>/  the same while it is being built; its committed shards survive a crash
+
+key = blake2b(stage, component version, canonical fields, input keys, numeric environment). A directory
+under its final name is complete: it is filled under .part, the manifest is written last, then one rename.
+Nothing is ever overwritten, and nothing is unpickled.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+from curate.core import Artifact
+from curate.errors import ClusterError, DiskError, IntegrityError
+
+SCHEMA = 1
+Notify = Callable[[str], None]
+
+
+def atomic_write(path: Path, data: bytes) -> str:
+    """Write `data` so that `path` is either absent, old or whole, also after a power cut; returns its hash.
+
+    A temporary file of its own in the same folder, flushed to the disk, renamed, and the folder flushed.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise DiskError(f"cannot write {path}: {error.strerror or error}; free or mount the disk and run the same command again") from error
+    return digest(data)
+
+
+def digest(data: bytes) -> str:
+    """The 128-bit blake2b of these bytes, in hexadecimal."""
+    return blake2b(data, digest_size=16).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """`digest` of a file, read in pieces."""
+    state = blake2b(digest_size=16)
+    with open(path, "rb") as file:
+        while piece := file.read(1 << 20):
+            state.update(piece)
+    return state.hexdigest()
+
+
+def canonical(value: Any) -> bytes:
+    """JSON with sorted keys and no spaces: equal values give equal bytes."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def read_json(path: Path) -> Any:
+    """The JSON document in a file of ours, or an IntegrityError that names the file."""
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise IntegrityError(f"{path} is not readable JSON ({error}); remove it and run the same command again") from error
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """An artifact under construction. A shard is committed when its sidecar `<name>.json` exists and its bytes match."""
+
+    path: Path
+
+    def write(self, name: str, data: bytes) -> None:
+        atomic_write(self.path / name, data)
+
+    def commit(self, name: str, data: bytes, info: Mapping[str, Any]) -> dict[str, Any]:
+        """Write a shard and then the sidecar that makes it count."""
+        sidecar = {**info, "blake2b": atomic_write(self.path / name, data), "bytes": len(data)}
+        atomic_write(self.path / f"{name}.json", canonical(sidecar))
+        return sidecar
+
+    def committed(self, name: str) -> dict[str, Any] | None:
+        """The sidecar of a shard whose bytes are intact; a torn or changed shard is as good as absent."""
+        sidecar, shard = self.path / f"{name}.json", self.path / name
+        if not (sidecar.is_file() and shard.is_file()):
+            return None
+        try:
+            info: dict[str, Any] = json.loads(sidecar.read_bytes())
+        except ValueError:
+            return None
+        whole = info.get("bytes") == shard.stat().st_size and info.get("blake2b") == file_digest(shard)
+        return info if whole else None
+
+
+class Store:
+    """Artifacts under one folder. `notify` hears of waits and of damaged artifacts that are built again."""
+
+    def __init__(self, root: Path, notify: Notify = lambda message: None) -> None:
+        self.root = root
+        self.notify = notify
+        self._verified: dict[str, Artifact] = {}
+
+    def key(self, stage: str, version: int, fields: Mapping[str, Any], inputs: Sequence[str] = ()) -> str:
+        """The content key of what `fields` makes of `inputs`."""
+        return f"{stage}-{digest(canonical([SCHEMA, stage, version, fields, list(inputs)]))}"
+
+    def find(self, key: str) -> Artifact | None:
+        """The complete artifact under this key, every file checked against its hash once per process."""
+        if key in self._verified:
+            return self._verified[key]
+        path = self.root / key
+        if not (path / "manifest.json").is_file():
+            return None
+        damage = verify(path)
+        if damage:
+            aside = self.root / ".part" / f"damaged-{key}-{uuid.uuid4().hex[:8]}"
+            aside.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(path, aside)
+            self.notify(f"{damage[0]}; the artifact was moved to {aside} and is computed again")
+            return None
+        artifact = Artifact(key, path, read_json(path / "manifest.json"))
+        self._verified[key] = artifact
+        return artifact
+
+    def build(
+        self,
+        stage: str,
+        make: Callable[[Workspace], Mapping[str, Any]],
+        *,
+        fields: Mapping[str, Any],
+        inputs: Sequence[str] = (),
+        version: int = 1,
+    ) -> Artifact:
+        """The artifact of this content: found, or made now by `make`, whose return value becomes its summary."""
+        key = self.key(stage, version, fields, inputs)
+        found = self.find(key)
+        if found:
+            return found
+        with locked(self.root / ".part" / f"{key}.lock", wait=True, notify=self.notify):
+            found = self.find(key)  # another process may have finished it while this one waited
+            if found:
+                return found
+            workspace = Workspace(self.root / ".part" / key)
+            workspace.path.mkdir(parents=True, exist_ok=True)
+            for leftover in workspace.path.glob(".*.tmp"):
+                leftover.unlink(missing_ok=True)
+            started = time.monotonic()
+            summary = make(workspace)
+            atomic_write(workspace.path / "built.json", canonical({"seconds": round(time.monotonic() - started, 3)}))
+            return self._finish(key, stage, version, fields, inputs, summary, workspace.path)
+
+    def _finish(
+        self, key: str, stage: str, version: int, fields: Mapping[str, Any], inputs: Sequence[str], summary: Mapping[str, Any], part: Path
+    ) -> Artifact:
+        files = {
+            str(file.relative_to(part)): {"bytes": file.stat().st_size, "blake2b": file_digest(file)}
+            for file in sorted(part.rglob("*"))
+            if file.is_file() and file.name != "built.json"
+        }
+        manifest = {
+            "schema": SCHEMA,
+            "key": key,
+            "stage": stage,
+            "version": version,
+            "fields": fields,
+            "inputs": list(inputs),
+            "summary": summary,
+            "files": files,
+        }
+        atomic_write(part / "manifest.json", canonical(manifest))
+        final = self.root / key
+        if final.exists():  # a directory without a manifest is no artifact; a complete one would have been found
+            shutil.rmtree(final)
+        try:
+            os.replace(part, final)
+            _sync_folder(self.root)
+        except OSError as error:
+            raise DiskError(f"cannot move {part} to {final}: {error.strerror}; run the same command again") from error
+        artifact = Artifact(key, final, manifest)
+        self._verified[key] = artifact
+        return artifact
+
+
+def seconds_to_build(artifact: Artifact) -> float:
+    """How long the artifact took when it was built."""
+    return float(read_json(artifact.path / "built.json")["seconds"]) if (artifact.path / "built.json").is_file() else 0.0
+
+
+def verify(path: Path) -> list[str]:
+    """What is wrong with the artifact in this directory: a line per missing, added or changed file; empty if intact."""
+    manifest = read_json(path / "manifest.json")
+    wrong = []
+    for name, known in manifest["files"].items():
+        file = path / name
+        if not file.is_file() or file.is_symlink():
+            wrong.append(f"{file} is missing")
+        elif file.stat().st_size != known["bytes"] or file_digest(file) != known["blake2b"]:
+            wrong.append(f"{file} differs from its recorded hash")
+    present = {str(file.relative_to(path)) for file in path.rglob("*") if file.is_file()} - {"manifest.json", "built.json"}
+    return wrong + [f"{path / name} is not in the manifest" for name in sorted(present - set(manifest["files"]))]
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, wait: bool, notify: Notify = lambda message: None) -> Iterator[None]:
+    """Hold an exclusive lock on `path`; the kernel lets go of it when the process dies, however it dies.
+
+    Without `wait` a lock held elsewhere is a ClusterError at once.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise DiskError(f"cannot open the lock {path}: {error.strerror}") from error
+    try:
+        waited = 0
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as error:
+                if not wait:
+                    raise ClusterError(f"{path.parent} is in use by another curate process; wait for it, or give this run another name") from error
+                if waited % 60 == 0:
+                    notify(f"waiting for another curate process that is building {path.stem}")
+                waited += 1
+                time.sleep(0.5)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _sync_folder(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

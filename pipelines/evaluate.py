@@ -1,0 +1,102 @@
+"""Evaluate: the base model and every arm on the same items, item by item."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from curate.core import Artifact, Examples, Integers
+from curate.data.examples import conversations, open_examples
+from curate.data.template import Encoder
+from curate.errors import DataError
+from curate.evaluate import Plan, grade, plan
+from curate.interfaces import Item, Task
+from curate.model import ModelHandle, apply_weights, cached, fresh, load_tokenizer, read_weights
+from curate.randomness import uniform
+from curate.store import Store, Workspace
+
+
+@dataclass(frozen=True)
+class Examination:
+    """A task with its items and few-shot turns, by path: the same for every model."""
+
+    label: str
+    task: Task
+    items: Path  # examples
+    rows: tuple[int, ...]  # which of them
+    shots: tuple[tuple[str, str], ...]
+    inputs: tuple[str, ...]  # artifact keys
+
+    def identity(self) -> dict[str, Any]:
+        """What of it decides the scores, besides the inputs."""
+        return {"label": self.label, "task": self.task.model_dump(mode="json"), "rows": list(self.rows), "shots": [list(turn) for turn in self.shots]}
+
+
+def draw(examples: Examples, count: int | None, seed: int, purpose: str) -> Integers:
+    """Positions of `count` rows drawn by (seed, purpose, row id), in the order of the draw; all rows if there are fewer."""
+    order = np.argsort(uniform(seed, purpose, examples.ids), kind="stable")
+    return order[: len(order) if count is None else count].astype(np.int64)
+
+
+def shot_turns(target: Artifact, examples: Examples, count: int, seed: int) -> tuple[tuple[str, str], ...]:
+    """The turns of `count` target rows, to precede every question."""
+    if count > len(examples):
+        raise DataError(f"evaluate.shots is {count}, but the target has {len(examples)} rows; lower it")
+    rows = draw(examples, count, seed, "few-shot examples")
+    return tuple(turn for messages in conversations(target.path, rows) for turn in _turns(messages))
+
+
+@lru_cache(maxsize=8)
+def planned(examination: Examination, handle: ModelHandle) -> Plan:
+    """The examination in the model's tokens, once per process."""
+    encoder = Encoder(load_tokenizer(handle), handle.max_length)
+    return plan(examination.task, items_of(examination.items, examination.rows), examination.shots, encoder)
+
+
+def items_of(path: Path, rows: Sequence[int]) -> list[Item]:
+    """Questions with their right answers, from conversations that end with an answer."""
+    ids = open_examples(path).ids
+    turns = [_turns(messages) for messages in conversations(path, rows)]
+    return [Item(str(ids[int(row)]), messages[:-1], messages[-1][1]) for row, messages in zip(rows, turns, strict=True)]
+
+
+def _turns(messages: Sequence[Mapping[str, str]]) -> tuple[tuple[str, str], ...]:
+    return tuple((turn["role"], turn["content"]) for turn in messages)
+
+
+def evaluate(store: Store, examination: Examination, handle: Any, checkpoint: Artifact | None, device: str, environment: Mapping[str, Any]) -> Artifact:
+    """One model on one examination: a score per item, what the model said, and their mean."""
+
+    def make(workspace: Workspace) -> Mapping[str, Any]:
+        model = fresh(handle, device) if checkpoint else cached(handle, device)
+        if checkpoint:
+            apply_weights(model.names, read_weights(checkpoint.path))
+        graded = grade(model, examination.task, planned(examination, replace(handle, lora=None)), label=examination.label)
+        workspace.write("items.jsonl", b"".join(json.dumps(line, ensure_ascii=False).encode() + b"\n" for line in graded.records))
+        result = graded.evaluation
+        error = result.standard_error
+        return {
+            "mean": result.mean,
+            "standard_error": error if np.isfinite(error) else None,
+            "n": len(result.scores),
+            "metric": result.metric,
+            "higher_is_better": examination.task.higher_is_better,
+            "forward_tokens": graded.forward_tokens,
+            "tokens_without_sharing": graded.asked_tokens,
+        }
+
+    fields = {"examination": examination.identity(), "model": handle.identity(), "environment": dict(environment)}
+    inputs = [*examination.inputs] + ([checkpoint.key] if checkpoint else [])
+    return store.build("evaluation", make, fields=fields, inputs=inputs)
+
+
+def item_scores(artifact: Artifact) -> Mapping[str, float]:
+    """The score of every item by its id."""
+    lines = (artifact.path / "items.jsonl").read_bytes().splitlines()
+    return {record["id"]: float(record["score"]) for record in map(json.loads, lines)}
+
+

@@ -1,0 +1,68 @@
+"""Launch: one run from a typed recipe to its folder: lock, compute, summarise, report."""
+
+import os
+import time
+from pathlib import Path
+
+from curate.cluster import cluster_of
+from curate.errors import ConfigError, DataError, Interrupted
+from curate.pipelines.experiment import run
+from curate.pipelines.session import Session
+from curate.pipelines.summarise import recipe_text, summarise
+from curate.progress import Progress
+from curate.recipe import Recipe, Runtime
+from curate.report.results import Results
+from curate.store import Store, atomic_write, canonical, locked
+
+
+def execute(recipe: Recipe, runtime: Runtime, folder: Path, *, until: str, command: str, quiet: bool) -> Results:
+    """Run the recipe in RUNS/<name>; whatever was computed before is found, not computed again."""
+    directory = runtime.runs / recipe.name
+    device = pick_device(runtime.device)
+    with locked(directory / ".lock", wait=False):
+        progress = Progress(directory / "log.jsonl", quiet=quiet)
+        workers = runtime.workers or (1 if device.startswith("cuda") else len(os.sched_getaffinity(0)))
+        cluster = cluster_of(workers, progress.advance)
+        try:
+            session = Session(Store(runtime.store.absolute(), progress.message), cluster, folder.absolute(), device, progress.stage)
+            started = time.monotonic()
+            atomic_write(directory / "recipe.yaml", recipe_text(recipe).encode())
+            experiment = run(recipe, session, until)
+            results = summarise(recipe, session, experiment, seconds=time.monotonic() - started, command=command)
+            record = {"stages": session.stages, "hardware": results.hardware, "version": results.version, "device": device, "workers": workers}
+            atomic_write(directory / "run.json", canonical(record))
+            write_reports(results, directory)
+        except KeyboardInterrupt:
+            raise Interrupted("interrupted: everything finished so far is kept; run the same command again to go on") from None
+        finally:
+            cluster.close()
+            progress.close()
+    return results
+
+
+def pick_device(wanted: str) -> str:
+    """`auto` is a GPU where there is one; a device that is not there is refused."""
+    import torch
+
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted != "cpu" and not (wanted.split(":")[0] == "cuda" and torch.cuda.is_available()):
+        raise ConfigError(f"--device {wanted} is not to be had here; torch sees {torch.cuda.device_count()} CUDA devices: use cpu or auto")
+    return wanted
+
+
+def write_reports(results: Results, directory: Path) -> None:
+    """results.json, report.md and report.html of a run."""
+    from curate.report import html, markdown
+
+    atomic_write(directory / "results.json", results.model_dump_json(indent=1).encode())
+    atomic_write(directory / "report.md", markdown.render(results).encode())
+    atomic_write(directory / "report.html", html.render(results).encode())
+
+
+def read_results(directory: Path) -> Results:
+    """The results of a finished run."""
+    file = directory / "results.json"
+    if not file.is_file():
+        raise DataError(f"there is no finished run in {directory}; `curate run RECIPE` makes one, --runs names the folder of runs")
+    return Results.model_validate_json(file.read_bytes())

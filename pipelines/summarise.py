@@ -1,0 +1,170 @@
+"""Summarise: what a run found, as the one document that every report is rendered from."""
+
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+
+from curate import __version__
+from curate.core import Artifact
+from curate.features import quarantined
+from curate.pipelines.evaluate import item_scores
+from curate.pipelines.experiment import Experiment, Outcome
+from curate.pipelines.session import Session
+from curate.recipe import Recipe
+from curate.report.results import Cell, CertificateRow, Comparison, DataSummary, FeatureRow, Results, SelectionRow, Stage, TaskScore
+from curate.statistics import paired_difference, standard_error, verdict
+from curate.store import seconds_to_build
+
+
+def summarise(recipe: Recipe, session: Session, experiment: Experiment, *, seconds: float, command: str) -> Results:
+    """The results of a run; comparisons are over the same items, each arm against random."""
+    return Results(
+        name=recipe.name,
+        version=__version__,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        seconds=round(seconds, 1),
+        command=command,
+        hardware=hardware(session.device),
+        recipe=recipe_text(recipe),
+        pool=_data(experiment.pool),
+        targets={", ".join(recipe.target): _data(experiment.target)},
+        features=[_feature(recipe, session, name, artifact) for name, artifact in experiment.features.items()],
+        selections=[_selection(chosen.arm, str(chosen.budget), chosen.seed, chosen.artifact) for chosen in experiment.chosen],
+        cells=[_cell(experiment, outcome) for outcome in experiment.outcomes],
+        comparisons=_comparisons(recipe, experiment),
+        stages=[Stage(**stage) for stage in session.stages],
+        warnings=_warnings(recipe, experiment),
+    )
+
+
+def recipe_text(recipe: Recipe) -> str:
+    """The resolved recipe as YAML: every default written out."""
+    import yaml
+
+    return str(yaml.safe_dump(recipe.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True))
+
+
+def hardware(device: str) -> dict[str, str]:
+    """The machine, as far as a reader of figures needs it."""
+    import torch
+
+    gpu = {"gpu": torch.cuda.get_device_name()} if device.startswith("cuda") else {}
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return {
+        "processor": platform.processor() or platform.machine(),
+        "cores": str(os.cpu_count()),
+        "memory": f"{memory:.0f} GiB",
+        **gpu,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
+def _data(artifact: Artifact) -> DataSummary:
+    summary = artifact.manifest["summary"]
+    return DataSummary(**{name: summary[name] for name in DataSummary.model_fields if name in summary})
+
+
+def _feature(recipe: Recipe, session: Session, name: str, artifact: Artifact) -> FeatureRow:
+    summary = artifact.manifest["summary"]
+    scorer = recipe.features[name]
+    cached = any(stage["key"] == artifact.key and stage["cached"] for stage in session.stages)
+    return FeatureRow(
+        name=name, scorer=scorer.name, output=scorer.output, width=summary["width"], rows=summary["rows"], seconds=seconds_to_build(artifact), cached=cached
+    )
+
+
+def _selection(arm: str, budget: str, seed: int, artifact: Artifact) -> SelectionRow:
+    summary = artifact.manifest["summary"]
+    certificate = CertificateRow(**summary["certificate"]) if summary["certificate"] else None
+    shown = {name: summary[name] for name in ("rows", "tokens", "supervised_tokens", "groups")}
+    return SelectionRow(arm=arm, budget=budget, seed=seed, certificate=certificate, key=artifact.key, seconds=seconds_to_build(artifact), **shown)
+
+
+def _cell(experiment: Experiment, outcome: Outcome) -> Cell:
+    trained = outcome.checkpoint.manifest["summary"] if outcome.checkpoint else {"tokens": 0, "steps": 0}
+    tasks = [
+        TaskScore(
+            task=examination.label, **{name: artifact.manifest["summary"][name] for name in ("metric", "mean", "standard_error", "n", "higher_is_better")}
+        )
+        for examination, artifact in zip(experiment.examinations, outcome.evaluations, strict=True)
+    ]
+    seconds = sum(seconds_to_build(artifact) for artifact in (outcome.checkpoint, *outcome.evaluations) if artifact)
+    return Cell(
+        arm=outcome.arm,
+        budget=outcome.budget,
+        seed=outcome.seed,
+        tasks=tasks,
+        train_tokens=trained["tokens"],
+        steps=trained["steps"],
+        seconds=round(seconds, 3),
+        key=outcome.checkpoint.key if outcome.checkpoint else "",
+    )
+
+
+def _comparisons(recipe: Recipe, experiment: Experiment) -> list[Comparison]:
+    compared = []
+    if not experiment.outcomes:
+        return []
+    for number, examination in enumerate(experiment.examinations):
+        for budget in map(str, recipe.budgets):
+            tables = _tables(experiment.outcomes, number, budget)
+            kind = (examination.task.metric, examination.task.higher_is_better)
+            compared += [_compare(examination.label, kind, budget, arm, table, tables.get("random")) for arm, table in tables.items()]
+    return compared
+
+
+def _tables(outcomes: Sequence[Outcome], number: int, budget: str) -> Mapping[str, np.ndarray[Any, Any]]:
+    """(seeds, items) scores of every arm at this budget, items in one order."""
+    scores: dict[str, list[list[float]]] = {}
+    for outcome in outcomes:
+        if outcome.budget in ("", budget):
+            by_id = item_scores(outcome.evaluations[number])
+            scores.setdefault(outcome.arm, []).append([by_id[item] for item in sorted(by_id)])
+    return {arm: np.array(rows) for arm, rows in scores.items()}
+
+
+def _compare(task: str, kind: tuple[str, bool], budget: str, arm: str, table: Any, baseline: Any) -> Comparison:
+    metric, higher = kind
+    error = standard_error(table)
+    interval = paired_difference(table, baseline) if baseline is not None and arm != "random" and table.shape[1] > 1 else None
+    return Comparison(
+        task=task,
+        metric=metric,
+        budget=budget,
+        arm=arm,
+        mean=float(table.mean()),
+        standard_error=error,
+        seeds=len(table),
+        n=table.shape[1],
+        difference=interval.difference if interval else None,
+        low=interval.low if interval else None,
+        high=interval.high if interval else None,
+        verdict=verdict(interval, higher, metric) if interval else "",
+    )
+
+
+def _warnings(recipe: Recipe, experiment: Experiment) -> list[str]:
+    from curate.data.examples import open_examples
+
+    warnings = []
+    pool, target = set(open_examples(experiment.pool.path).ids.tolist()), set(open_examples(experiment.target.path).ids.tolist())
+    for examination in experiment.examinations:
+        everything = open_examples(examination.items).ids
+        items = set(everything[list(examination.rows)].tolist())
+        if shared := len(items & pool):
+            warnings.append(f"{shared} of {len(items)} items of {examination.label} are also in the pool, word for word: scores on them measure memory")
+        if left := len(target & set(everything.tolist())):
+            warnings.append(f"{left} rows of {examination.label}'s data are target rows and were left out of the evaluation")
+    for name, artifact in experiment.features.items():
+        if aside := quarantined(artifact):
+            warnings.append(f"feature {name}: {len(aside)} rows had no usable number and were set aside")
+    if len(recipe.seeds) == 1:
+        warnings.append("one seed: intervals cover the choice of items only, not the luck of training")
+    if "random" not in recipe.baselines:
+        warnings.append("no random baseline: nothing says whether selection helped")
+    return warnings
