@@ -48,7 +48,7 @@ def run(
     path = _recipe_file(recipe)
     typed = _read(path, overrides)
     runtime = Runtime(store=store, runs=runs, workers=workers or 0, device=device)
-    results = execute(typed, runtime, data or path.parent, until=until or "", command=_command(recipe, overrides), quiet=quiet)
+    results = execute(typed, runtime, data or path.parent, until=until or "", command=_command(recipe, overrides, data is not None), quiet=quiet)
     _show(results, json)
     if not json:
         print(f"report: {runs / typed.name / 'report.html'}")
@@ -173,10 +173,10 @@ def _read(path: Path, overrides: list[str] | None) -> "Recipe":
     return read_recipe(path, overrides or ())
 
 
-def _command(recipe: str, overrides: list[str] | None) -> str:
+def _command(recipe: str, overrides: list[str] | None, elsewhere: bool) -> str:
     import shlex
 
-    return shlex.join(["curate", "run", recipe, *(overrides or ())])
+    return shlex.join(["curate", "run", recipe, *(overrides or ()), *(("--data", "DIR") if elsewhere else ())])
 
 
 def _show(results: "Results", as_json: bool) -> None:

@@ -80,10 +80,10 @@ def test_the_step_is_the_weighted_mean_over_all_supervised_tokens_however_it_is_
     for tokens in (16, 10_000):
         settings = SETTINGS.model_copy(update={"micro_batch_tokens": tokens, "max_grad_norm": 1e9})
         gradients, value = first_step(fresh(plain, seed=1), data, settings, tmp_path / str(tokens))
-        assert value == pytest.approx(float(loss), rel=1e-5)
+        assert value == pytest.approx(float(loss.detach()), rel=1e-5)
         for name, parameter in oracle.names.items():
             assert parameter.grad is not None
-            torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-4, atol=1e-7)
+            assert (gradients[name] - parameter.grad).norm() <= 1e-5 * max(float(parameter.grad.norm()), 1e-3), name
 
 
 class Killed(Exception):
