@@ -38,4 +38,5 @@ test: .venv
 check: lint test
 
 bench: .venv
+	.venv/bin/python -m pip install -q -c constraints.txt -e '.[test,bench]'
 	@for script in benchmarks/[a-z]*.py; do echo "== $$script"; .venv/bin/python "$$script" || exit 1; done

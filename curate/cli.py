@@ -35,7 +35,7 @@ def run(
     store: StoreFolder = Path("store"),
     runs: Runs = Path("runs"),
     until: Annotated[Literal["prepare", "score", "select", "train"] | None, typer.Option("--until", help="Stop after this stage.")] = None,
-    workers: Annotated[int | None, typer.Option("--workers", min=1, help="Worker processes on this machine; default: one per core, or one with a GPU.")] = None,
+    workers: Annotated[int | None, typer.Option("--workers", min=1, help="Worker processes; default: one per core, at most 8, or one with a GPU.")] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")] = "auto",
     data: DataFolder = None,
     json: AsJson = False,

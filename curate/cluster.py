@@ -6,10 +6,12 @@ time per worker process, one thread per task, so that any number of workers comp
 
 import contextlib
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
-from curate.errors import ClusterError, CurateError
+from curate.errors import ClusterError, CurateError, ModelError
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -24,6 +26,11 @@ def one_thread(function: Callable[[T], R], item: T) -> R:
     torch.set_num_threads(1)
     try:
         return function(item)
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise ModelError(
+            f"the memory of the device or machine does not suffice ({str(error).partition('. ')[0] or type(error).__name__}); lower train.micro_batch_tokens, "
+            "warmup.micro_batch_tokens or model.max_length, or use --workers 1, and run the same command again: finished shards are kept"
+        ) from error
     finally:
         torch.set_num_threads(before)
 
@@ -98,15 +105,12 @@ class LocalDask:
             environment = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
             environment["TOKENIZERS_PARALLELISM"] = "false"
             dask.config.set({"distributed.nanny.pre-spawn-environ": environment})
-            self._cluster = LocalCluster(
-                n_workers=self.workers,
-                threads_per_worker=1,
-                processes=True,
-                host="127.0.0.1",
-                dashboard_address="127.0.0.1:0",
-                silence_logs=50,
-            )
-            self._client = Client(self._cluster, set_as_default=False)
+            with _without_interrupts():
+                self._cluster = LocalCluster(
+                    n_workers=self.workers, threads_per_worker=1, processes=True, host="127.0.0.1", dashboard_address="127.0.0.1:0", silence_logs=50
+                )
+                self._client = Client(self._cluster, set_as_default=False)
+                self._client.register_plugin(_undisturbed())
         return self._client
 
     def close(self) -> None:
@@ -117,6 +121,30 @@ class LocalDask:
             with contextlib.suppress(Exception):
                 self._cluster.close()
             self._client = None
+
+
+@contextlib.contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Processes started meanwhile ignore Ctrl-C, which a terminal sends to them too: it is the driver's to handle."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _undisturbed() -> Any:
+    """The same for workers that are started later, in the place of one that died."""
+    from distributed import WorkerPlugin
+
+    class Undisturbed(WorkerPlugin):
+        def setup(self, worker: Any) -> None:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    return Undisturbed()
 
 
 def cluster_of(workers: int, listener: Listener = lambda label, done, total: None) -> InProcess | LocalDask:

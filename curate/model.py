@@ -3,7 +3,7 @@
 Only safetensors, never remote code; a Hub id is resolved to a folder once, and every worker loads that folder.
 """
 
-import json
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from curate.core import Checkpoint, Integers, Row
-from curate.errors import ModelError, SafetyError
+from curate.errors import ModelError
 from curate.interfaces import Batch
+from curate.model_folder import DEFAULT_POSITIONS, positions, read_config
 from curate.settings import Lora, ModelSpec
 from curate.store import canonical, digest, file_digest
 
@@ -87,44 +88,35 @@ def resolve(spec: ModelSpec, folder: Path) -> ModelHandle:
     """The folder of a local or Hub model, checked without loading it; ModelError says what is missing."""
     local = (folder / spec.path).expanduser()
     if local.is_dir():
+        if spec.revision is not None:
+            raise ModelError(f"model.revision {spec.revision!r} is that of a Hub model, but {local} is a folder; remove revision, or rename the folder")
         path = local.resolve()
     elif spec.path.startswith((".", "/", "~")) or spec.path.count("/") > 1:
         raise ModelError(f"model.path {spec.path!r} is not a folder ({local} does not exist); give a folder with config.json or a Hub id such as org/name")
     else:
-        path = _download(spec)
-    config = _config(path)
-    if not list(path.glob("*.safetensors")):
-        raise ModelError(f"{spec.path} has no .safetensors weights; pickled weights are refused: use a revision that carries safetensors")
-    allowed = int(config.get("max_position_embeddings") or config.get("n_positions") or 2048)
-    wanted = spec.max_length or min(allowed, 2048)
+        path = _download(spec, local)
+    allowed = positions(read_config(path), path)
+    wanted = spec.max_length or min(allowed, DEFAULT_POSITIONS)
     if wanted > allowed:
         raise ModelError(f"model.max_length {wanted} is more than the {allowed} positions of {spec.path}; lower it")
     return ModelHandle(path, _fingerprint(path), spec.dtype, wanted, spec.lora)
 
 
-def _download(spec: ModelSpec) -> Path:
+def _download(spec: ModelSpec, local: Path) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
         return Path(snapshot_download(spec.path, revision=spec.revision, allow_patterns=_WANTED))
     except Exception as error:  # the client raises a dozen kinds; all mean that this model is not to be had
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(
-            f"model {spec.path!r} (revision {spec.revision or 'main'}) is neither a folder nor to be had from the Hub: {reason}. "
-            "Check the name, HF_TOKEN for gated models, and HF_HUB_OFFLINE"
+            f"model.path {spec.path!r} is no folder ({local} does not exist) and the Hub does not give it (revision {spec.revision or 'main'}): "
+            f"{_first_line(error)}. Check the name, HF_TOKEN for gated models, and HF_HUB_OFFLINE"
         ) from error
 
 
-def _config(path: Path) -> dict[str, Any]:
-    try:
-        config: dict[str, Any] = json.loads((path / "config.json").read_bytes())
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path} holds no readable config.json ({error}); it is no transformers model") from error
-    for name in ("config.json", "tokenizer_config.json"):
-        file = path / name
-        if file.is_file() and "auto_map" in json.loads(file.read_bytes()):
-            raise SafetyError(f"{file} asks for code of the model's repository (auto_map), which is never run: use a model that transformers supports itself")
-    return config
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(" .:") if lines else type(error).__name__
 
 
 @lru_cache(maxsize=16)
@@ -139,8 +131,24 @@ def load_tokenizer(handle: ModelHandle) -> Any:
 
     try:
         return AutoTokenizer.from_pretrained(str(handle.path), trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"the tokenizer in {handle.path} does not load: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # the tokenizers library raises bare exceptions, transformers whatever its parsing met
+        reason = _first_line(error) if (handle.path / "tokenizer.json").is_file() else "there is no tokenizer.json"
+        raise ModelError(f"the tokenizer in {handle.path} does not load: {reason}; restore its files from the model's repository") from error
+
+
+def check_architecture(handle: ModelHandle) -> None:
+    """ModelError if no model can be built from the configuration, tokenizer and adapters; loads no weights."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        config = AutoConfig.from_pretrained(str(handle.path), trust_remote_code=False)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    except Exception as error:  # whatever a wrong number in a configuration leads to
+        raise ModelError(f"{handle.path / 'config.json'} describes no model that transformers can build: {_first_line(error)}; use another model") from error
+    _check_vocabulary(model, load_tokenizer(handle), handle)
+    if handle.lora:
+        attach_adapters(model, handle.lora, 0)
 
 
 def fresh(handle: ModelHandle, device: str = "cpu", *, seed: int = 0) -> LanguageModel:
@@ -151,17 +159,20 @@ def fresh(handle: ModelHandle, device: str = "cpu", *, seed: int = 0) -> Languag
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            str(handle.path), dtype=getattr(torch, handle.dtype), trust_remote_code=False, use_safetensors=True, attn_implementation="sdpa"
-        )
+        options = {"use_safetensors": True, "attn_implementation": "sdpa", "ignore_mismatched_sizes": True, "output_loading_info": True}
+        loaded: Any = AutoModelForCausalLM.from_pretrained(str(handle.path), dtype=getattr(torch, handle.dtype), trust_remote_code=False, **options)
     except Exception as error:  # safetensors, transformers and json each raise their own for damaged files
-        raise ModelError(f"the model in {handle.path} does not load: {str(error).splitlines()[0] if str(error) else type(error).__name__}") from error
+        raise ModelError(f"the model in {handle.path} does not load: {_first_line(error)}; restore its files from the model's repository") from error
+    model, found = loaded
     tokenizer = load_tokenizer(handle)
-    _check(model, tokenizer, handle)
+    _check_vocabulary(model, tokenizer, handle)
+    _check_weights(model, found, handle)
     if handle.lora:
-        model = _with_adapters(model, handle.lora, seed)
-    model.to(torch.device(device)).eval()  # type: ignore[arg-type]
-    return LanguageModel(model, tokenizer, device, {_saved_name(name): p for name, p in model.named_parameters() if p.requires_grad})
+        model, names = attach_adapters(model, handle.lora, seed)
+    else:
+        names = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    model.to(torch.device(device))
+    return LanguageModel(model.eval(), tokenizer, device, names)
 
 
 @lru_cache(maxsize=1)
@@ -170,16 +181,27 @@ def cached(handle: ModelHandle, device: str = "cpu") -> LanguageModel:
     return fresh(handle, device)
 
 
-def _check(model: Any, tokenizer: Any, handle: ModelHandle) -> None:
+def _check_vocabulary(model: Any, tokenizer: Any, handle: ModelHandle) -> None:
     rows = model.get_input_embeddings().weight.shape[0]
     if len(tokenizer) > rows:
-        raise ModelError(f"the tokenizer in {handle.path} has {len(tokenizer)} entries but the model embeds {rows}; they do not belong together")
+        raise ModelError(f"the tokenizer in {handle.path} has {len(tokenizer)} entries but the model embeds {rows}; restore both from one repository")
+
+
+def _check_weights(model: Any, found: Mapping[str, Any], handle: ModelHandle) -> None:
+    """transformers draws at random what the files do not hold in the right shape, and says so only in a log."""
+    absent = sorted({*found["missing_keys"], *(str(entry[0]) for entry in found["mismatched_keys"])})
+    if absent:
+        raise ModelError(
+            f"the weights in {handle.path} lack {len(absent)} tensors of the shape that config.json asks for (first: {absent[0]}); "
+            "restore weights and config.json from one repository"
+        )
     for name, parameter in model.named_parameters():
         if not torch.isfinite(parameter).all():
-            raise ModelError(f"the weights in {handle.path} are damaged: {name} holds NaN or infinity")
+            raise ModelError(f"the weights in {handle.path} are damaged: {name} holds NaN or infinity; restore them from the model's repository")
 
 
-def _with_adapters(model: Any, lora: Lora, seed: int) -> Any:
+def attach_adapters(model: Any, lora: Lora, seed: int) -> tuple[Any, dict[str, nn.Parameter]]:
+    """The model with low-rank adapters drawn from `seed` on its linear layers, and their weights by saved name."""
     import peft
 
     linear = [name for name, module in model.named_modules() if is_linear(module) and not _is_head(model, module)]
@@ -192,9 +214,11 @@ def _with_adapters(model: Any, lora: Lora, seed: int) -> Any:
         r=lora.r, lora_alpha=lora.alpha,  # type: ignore[arg-type]  # peft divides it, whole or not
         lora_dropout=lora.dropout, target_modules=chosen, task_type="CAUSAL_LM", fan_in_fan_out=_has_conv1d(model)
     )
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers for a name that is about to change
         torch.manual_seed(seed)
-        return peft.get_peft_model(model, config)
+        adapted = peft.get_peft_model(model, config)
+    return adapted, {_saved_name(name): parameter for name, parameter in adapted.named_parameters() if parameter.requires_grad}
 
 
 def is_linear(module: nn.Module) -> bool:

@@ -6,12 +6,17 @@ import time
 from pathlib import Path
 from typing import Any
 
+from curate.errors import DiskError
+
 
 class Progress:
     """Hears of stages and finished tasks; shows them on standard error and appends them to log.jsonl."""
 
     def __init__(self, log: Path | None, *, quiet: bool = False) -> None:
-        self._log = open(log, "a", encoding="utf-8") if log else None
+        try:
+            self._log = open(log, "a", encoding="utf-8") if log else None
+        except OSError as error:
+            raise DiskError(f"cannot write {log}: {error.strerror}; remove it, or name another folder with --runs") from error
         self._quiet = quiet
         self._bars: Any = None
         self._tasks: dict[str, Any] = {}
@@ -24,9 +29,12 @@ class Progress:
             columns = (TextColumn("{task.description:<34}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
             self._bars = Bars(*columns, console=Console(stderr=True))
             self._bars.start()
+            self._now = self._bars.add_task("starting", total=None)
 
     def stage(self, stage: str, label: str) -> None:
         """A stage begins, or is about to be found in the store."""
+        if self._bars is not None:
+            self._bars.update(self._now, description=f"{stage}: {label}"[:34])
         self._event({"event": "stage", "stage": stage, "label": label})
 
     def advance(self, label: str, done: int, total: int) -> None:

@@ -7,13 +7,13 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, Field, PlainSerializer, SerializeAsAny, ValidationError, field_validator, model_validator
 
-from curate.core import Budget, Config
+from curate.core import Budget, Config, Features
 from curate.data.source import Source
 from curate.errors import ConfigError
 from curate.interfaces import Scorer, Selector, Task
 from curate.registry import component
 from curate.settings import ModelSpec, Share, Train, Warmup
-from curate.strict_yaml import Document, explain, load, override
+from curate.strict_yaml import Document, Misplaced, explain, load, nearest, override
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _RESERVED = ("zero_shot", "random", "full")
@@ -30,6 +30,25 @@ def _listed(value: Any) -> Any:
     return value if isinstance(value, list) else [value]
 
 
+def _origins(value: Any) -> Any:
+    for source in _listed(value):
+        if isinstance(source, str):
+            raise ValueError(f"{source!r} is a bare word; write {{path: {source}}} for files, or {{hub: {source}}} for a Hub dataset")
+    return _listed(value)
+
+
+def _named_targets(value: Any) -> Any:
+    if isinstance(value, list | str) or (isinstance(value, dict) and {"path", "hub", "synthetic"} & value.keys()):
+        raise ValueError("every target has a name; write target: {NAME: {path: ...}}")
+    return value
+
+
+def _model(value: Any) -> Any:
+    if isinstance(value, str):
+        raise ValueError(f"a model is a mapping; write model: {{path: {value}}}")
+    return value
+
+
 def _budget(value: Any) -> Any:
     if isinstance(value, dict):
         return value
@@ -39,7 +58,7 @@ def _budget(value: Any) -> Any:
         raise ValueError(str(error)) from error
 
 
-Sources = Annotated[list[Source], BeforeValidator(_listed), Field(min_length=1)]
+Sources = Annotated[list[Source], BeforeValidator(_origins), Field(min_length=1)]
 AnyScorer = Annotated[SerializeAsAny[Scorer], BeforeValidator(_named("scorers"))]
 AnySelector = Annotated[SerializeAsAny[Selector], BeforeValidator(_named("selectors"))]
 AnyTask = Annotated[SerializeAsAny[Task], BeforeValidator(_named("tasks"))]
@@ -77,8 +96,8 @@ class Recipe(Config):
 
     name: str
     pool: Sources
-    target: dict[str, Sources] = Field(min_length=1)
-    model: ModelSpec
+    target: Annotated[dict[str, Sources], BeforeValidator(_named_targets), Field(min_length=1)]
+    model: Annotated[ModelSpec, BeforeValidator(_model)]
     hygiene: Hygiene = Hygiene()
     warmup: Warmup = Warmup()
     features: dict[str, AnyScorer] = Field(default_factory=dict)
@@ -100,7 +119,7 @@ class Recipe(Config):
     @classmethod
     def _seeds(cls, seeds: list[int]) -> list[int]:
         if len(set(seeds)) != len(seeds) or min(seeds) < 0:
-            raise ValueError("seeds must be distinct and not negative")
+            raise ValueError("seeds must be distinct and not negative, such as [0, 1, 2]")
         return seeds
 
     @field_validator("budgets")
@@ -109,8 +128,10 @@ class Recipe(Config):
         for budget in budgets:
             if budget.amount <= 0:
                 raise ValueError(f"a budget of {budget} keeps nothing; give at least one row or token")
+            if budget.unit == "fraction" and budget.amount > 1:
+                raise ValueError(f"a budget of {budget} is more than the whole pool; the largest fraction is 1")
         if len({str(budget) for budget in budgets}) != len(budgets):
-            raise ValueError("a budget is given twice")
+            raise ValueError("a budget is given twice; keep one")
         return budgets
 
     @field_validator("features", "arms", "target")
@@ -125,9 +146,12 @@ class Recipe(Config):
     def _fitting(self) -> "Recipe":
         for name, arm in self.arms.items():
             self._check_arm(name, arm)
+        if not self.arms and not self.baselines:
+            raise ValueError("there are neither arms nor baselines, so there is nothing to run; add an arm")
         labels = [label_of(evaluation) for evaluation in self.evaluate]
-        if len(set(labels)) != len(labels):
-            raise ValueError(f"evaluate: two entries are called {max(labels, key=labels.count)}; give one of them a label")
+        for number, label in enumerate(labels):
+            if label in labels[:number]:
+                raise Misplaced(("evaluate", number), f"another entry is called {label} too; give this one a label: of its own")
         return self
 
     def _check_arm(self, name: str, arm: Arm) -> None:
@@ -136,22 +160,36 @@ class Recipe(Config):
             if wanted is None:
                 continue
             if wanted not in self.features:
-                raise ValueError(f"arms.{name}.{slot} names the feature {wanted!r}; features has {', '.join(self.features) or 'none'}")
+                raise Misplaced(("arms", name, slot), f"there is no feature {wanted!r}; {nearest(wanted, list(self.features), 'features')}")
             scorer = self.features[wanted]
             if scorer.output != slot:
-                raise ValueError(f"arms.{name}.{slot} is {wanted!r}, but scorer {scorer.name} yields {scorer.output}; write {other}: {wanted}")
+                raise Misplaced(("arms", name, slot), f"scorer {scorer.name} of {wanted!r} yields {scorer.output}, not {slot}; write {other}: {wanted}")
         given = {slot for slot in ("vectors", "scores") if getattr(arm, slot)} | ({"similarity"} if arm.vectors else set())
         missing = sorted(arm.selector.needs - given)
         if missing:
             slot = "vectors" if missing[0] in ("vectors", "similarity") else "scores"
-            fitting = [feature for feature, scorer in self.features.items() if scorer.output == slot]
-            hint = f"add {slot}: {fitting[0]}" if fitting else f"add a feature whose scorer yields {slot}"
-            raise ValueError(f"arms.{name}: selector {arm.selector.name} needs {slot}, and the arm gives none; {hint}")
+            raise Misplaced(("arms", name), f"selector {arm.selector.name} needs {slot}, and the arm gives none; {self._offer(slot)}")
+        if not given and not _chooses_blindly(arm.selector):
+            choice = f"{self._offer('scores')}, or {self._offer('vectors')}"
+            raise Misplaced(("arms", name), f"selector {arm.selector.name} needs scores or vectors, and the arm gives neither; {choice}")
+
+    def _offer(self, slot: str) -> str:
+        fitting = [feature for feature, scorer in self.features.items() if scorer.output == slot]
+        return f"add {slot}: {fitting[0]}" if fitting else f"add a feature whose scorer yields {slot}"
 
     def used_features(self) -> dict[str, Scorer]:
         """The features that some arm reads; others are not computed."""
         wanted = {slot for arm in self.arms.values() for slot in (arm.vectors, arm.scores) if slot}
         return {name: scorer for name, scorer in self.features.items() if name in wanted}
+
+
+def _chooses_blindly(selector: Selector) -> bool:
+    """Whether the selector can do without any feature, tried on two rows that have none."""
+    try:
+        selector.select(Features.from_arrays(lengths=[1, 1]), Budget(amount=1))
+    except Exception:  # a method from outside may fail in any way on what it was not given
+        return False
+    return True
 
 
 def label_of(evaluation: Evaluate) -> str:

@@ -24,7 +24,9 @@ class Lora(Config):
     r: int = Field(16, ge=1, description="Rank.")
     alpha: float = Field(32, gt=0, description="The update is scaled by alpha / r.")
     dropout: float = Field(0.0, ge=0, lt=1)
-    targets: Literal["all", "attention"] | list[str] = Field("all", description="Linear layers: all, attention, or name endings such as [q_proj, v_proj].")
+    targets: Literal["all", "attention"] | Annotated[list[str], Field(min_length=1)] = Field(
+        "all", description="Linear layers: all, attention, or name endings such as [q_proj, v_proj]."
+    )
 
 
 class ModelSpec(Config):

@@ -110,6 +110,7 @@ class Store:
     def __init__(self, root: Path, notify: Notify = lambda message: None) -> None:
         self.root = root
         self.notify = notify
+        self.built: set[str] = set()  # keys that this object made rather than found
         self._verified: dict[str, Artifact] = {}
 
     def key(self, stage: str, version: int, fields: Mapping[str, Any], inputs: Sequence[str] = ()) -> str:
@@ -189,6 +190,7 @@ class Store:
         except OSError as error:
             raise DiskError(f"cannot move {part} to {final}: {error.strerror}; run the same command again") from error
         artifact = Artifact(key, final, manifest)
+        self.built.add(key)
         self._verified[key] = artifact
         return artifact
 
@@ -218,11 +220,11 @@ def locked(path: Path, *, wait: bool, notify: Notify = lambda message: None) -> 
 
     Without `wait` a lock held elsewhere is a ClusterError at once.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
-        raise DiskError(f"cannot open the lock {path}: {error.strerror}") from error
+        raise DiskError(f"cannot write in {path.parent}: {error.strerror}; name folders that can be written with --runs and --store") from error
     try:
         waited = 0
         while True:

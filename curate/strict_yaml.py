@@ -31,6 +31,14 @@ _ALLOWED = {
 }
 
 
+class Misplaced(ValueError):
+    """What a check of several fields together found wrong, and which of them it is."""
+
+    def __init__(self, path: Path, message: str) -> None:
+        super().__init__(message)
+        self.path = path
+
+
 @dataclass(frozen=True)
 class Document:
     """The values of a recipe, and the line each stands on; line 0 is the command line."""
@@ -129,7 +137,8 @@ def _index(here: Any, key: str, path: Path) -> str | int:
 def _locate(document: Document, detail: ErrorDetails) -> Path:
     """Where in the file an error is; pydantic's location also names union members and validators, which the file does not."""
     path: Path = ()
-    for step in detail["loc"]:
+    cause = detail.get("ctx", {}).get("error")
+    for step in (*detail["loc"], *(cause.path if isinstance(cause, Misplaced) else ())):
         if (*path, step) in document.lines:
             path = (*path, step)
     return (*path, detail["loc"][-1]) if detail["type"] == "missing" else path
@@ -158,6 +167,8 @@ def _problem(path: Path, details: Sequence[ErrorDetails], known: Callable[[Path]
 def _rule(detail: ErrorDetails) -> str:
     if detail["type"] in _ALLOWED:
         return f"be {_ALLOWED[detail['type']]}"
+    if detail["type"] == "too_short":
+        return f"hold {detail['ctx']['min_length']} or more entries"
     said = re.fullmatch(r"(?:\w+ )?should (.*)", detail["msg"], re.DOTALL)
     return " ".join((said[1] if said else f"be allowed: {detail['msg']}").split())
 

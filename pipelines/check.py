@@ -1,6 +1,7 @@
 """Check: that a finished run is whole, without computing or changing anything."""
 
 from pathlib import Path
+from typing import Any
 
 from curate.core import Artifact
 from curate.data.examples import open_examples, quarantined
@@ -14,7 +15,7 @@ def check(directory: Path, store: Path) -> int:
     """How many artifacts the run used, all intact and all rows accounted for; IntegrityError with what is wrong otherwise."""
     if not (directory / "run.json").is_file():
         raise DataError(f"there is no finished run in {directory}; `curate run RECIPE` makes one")
-    keys = list(dict.fromkeys(stage["key"] for stage in read_json(directory / "run.json")["stages"]))
+    keys = list(dict.fromkeys(stage["key"] for stage in stages_of(directory)))
     wrong: list[str] = []
     for key in keys:
         path = store / key
@@ -25,6 +26,15 @@ def check(directory: Path, store: Path) -> int:
     if wrong:
         raise IntegrityError("\n".join(wrong) + "\nrun the recipe again to compute what is missing")
     return len(keys)
+
+
+def stages_of(directory: Path) -> list[dict[str, Any]]:
+    """The stages of a finished run, each with its label and the key of its artifact."""
+    record = read_json(directory / "run.json")
+    stages = record.get("stages") if isinstance(record, dict) else None
+    if not isinstance(stages, list) or not all(isinstance(stage, dict) and {"stage", "label", "key"} <= stage.keys() for stage in stages):
+        raise IntegrityError(f"{directory / 'run.json'} is no record of a run; run the recipe again to write it anew")
+    return stages
 
 
 def _lost_rows(artifact: Artifact, store: Path) -> list[str]:

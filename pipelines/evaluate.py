@@ -16,7 +16,10 @@ from curate.errors import DataError
 from curate.evaluate import Plan, grade, plan
 from curate.interfaces import Item, Task
 from curate.model import ModelHandle, apply_weights, cached, fresh, load_tokenizer, read_weights
+from curate.pipelines.prepare import prepare
+from curate.pipelines.session import Session
 from curate.randomness import uniform
+from curate.recipe import Evaluate, Hygiene, label_of
 from curate.store import Store, Workspace
 
 
@@ -34,6 +37,26 @@ class Examination:
     def identity(self) -> dict[str, Any]:
         """What of it decides the scores, besides the inputs."""
         return {"label": self.label, "task": self.task.model_dump(mode="json"), "rows": list(self.rows), "shots": [list(turn) for turn in self.shots]}
+
+
+def examine(session: Session, entry: Evaluate, handle: ModelHandle, hygiene: Hygiene, target: Artifact) -> Examination:
+    """One evaluation of the recipe with its items and shots; an item that does not fit is found now, not after hours of training."""
+    label, target_rows = label_of(entry), open_examples(target.path)
+    items = prepare(session, f"evaluation {label}", entry.data, handle, hygiene)
+    rows = held_out(open_examples(items.path), target_rows, entry, label)
+    shots = shot_turns(target, target_rows, entry.shots, entry.seed)
+    made = Examination(label, entry.task, items.path, tuple(rows.tolist()), shots, (items.key, target.key) if shots else (items.key,))
+    planned(made, handle)
+    return made
+
+
+def held_out(items: Examples, target: Examples, entry: Evaluate, label: str) -> Integers:
+    """The items to ask: drawn among those that are not also target rows, for what was selected by cannot be evaluated on."""
+    drawn = draw(items, None, entry.seed, "evaluation items")
+    free = drawn[~np.isin(items.ids[drawn], target.ids)][: entry.limit]
+    if len(free) < 2:
+        raise DataError(f"evaluation {label}: fewer than two of its {len(items)} items are not target rows; evaluate on other data than the target")
+    return free
 
 
 def draw(examples: Examples, count: int | None, seed: int, purpose: str) -> Integers:

@@ -1,5 +1,7 @@
 """Inspect: the data as the model would see it, before anything is computed on it."""
 
+from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,8 +14,9 @@ from curate.data.locate import pinned
 from curate.data.source import Source
 from curate.data.template import Encoder
 from curate.errors import DataError
-from curate.model import load_tokenizer, resolve
-from curate.recipe import Recipe, label_of
+from curate.model import resolve
+from curate.pipelines.prepare import checked_tokenizer
+from curate.recipe import Hygiene, Recipe, label_of
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -21,31 +24,56 @@ if TYPE_CHECKING:
 LIMIT = 2000
 
 
+@dataclass(frozen=True)
+class Seen:
+    """How many rows can be used; for each reason how many were set aside, and where the first of them is."""
+
+    used: int
+    aside: Counter[str]
+    first: dict[str, str]
+
+
 def inspect_data(recipe: Recipe, folder: Path, shown: int) -> None:
-    """Print, for the pool, the target and each evaluation, what its first rows become; DataError if one has no usable row."""
+    """Print, for the pool, the target and each evaluation, what its first rows become; DataError if a run would refuse one."""
     handle = resolve(recipe.model, folder)
-    encoder = Encoder(load_tokenizer(handle), handle.max_length)
+    encoder = Encoder(checked_tokenizer(handle), handle.max_length)
     parts = {"pool": recipe.pool, **{f"target {name}": sources for name, sources in recipe.target.items()}}
     parts |= {f"evaluation {label_of(entry)}": entry.data for entry in recipe.evaluate}
-    empty = [name for name, sources in parts.items() if not _inspect(name, sources, folder, encoder, shown)]
-    if empty:
-        raise DataError(f"{', '.join(empty)}: no row can be used; the reasons are above")
+    seen = {name: _inspect(name, sources, folder, encoder, shown) for name, sources in parts.items()}
+    refusals = [refusal for name, part in seen.items() if (refusal := _refusal(name, part, recipe.hygiene))]
+    if refusals:
+        raise DataError("; ".join(refusals))
 
 
-def _inspect(name: str, sources: list[Source], folder: Path, encoder: Encoder, shown: int) -> int:
+def _refusal(name: str, seen: Seen, hygiene: Hygiene) -> str:
+    """Why a run would stop at these rows; empty if it would not."""
+    unread = [reason for reason in ("bad_json", "bad_csv") if reason in seen.aside]
+    if unread and hygiene.on_bad_row == "error":
+        return f"{name}: a run stops at {seen.first[unread[0]]} ({unread[0]}); mend the line, or set hygiene.on_bad_row: quarantine to leave it out"
+    refused = seen.aside.total()
+    if seen.used and refused <= hygiene.quarantine_limit * (seen.used + refused):
+        return ""
+    examples = ", ".join(f"{origin} {reason}" for reason, origin in seen.first.items())
+    limit = f"the limit is {hygiene.quarantine_limit * 100:g}%: mend them or raise hygiene.quarantine_limit"
+    return f"{name}: {refused} of {seen.used + refused} rows are set aside (such as {examples}); {limit if seen.used else 'no row is left: mend the data'}"
+
+
+def _inspect(name: str, sources: list[Source], folder: Path, encoder: Encoder, shown: int) -> Seen:
     from rich.console import Console
     from rich.text import Text
 
     console = Console(highlight=False)
     used: list[Row] = []
-    aside: dict[str, int] = {}
+    aside: Counter[str] = Counter()
+    first: dict[str, str] = {}
     for number, parsed in enumerate(load([pinned(source) for source in sources], folder, on_bad_row="quarantine")):
         if number == LIMIT:
             break
         meaning = parsed.meaning
         outcome = meaning if isinstance(meaning, Rejection) else encoder.encode([meaning])[0]
         if isinstance(outcome, Rejection):
-            aside[outcome.reason] = aside.get(outcome.reason, 0) + 1
+            aside[outcome.reason] += 1
+            first.setdefault(outcome.reason, parsed.row.origin)
         else:
             used.append(outcome)
             if len(used) <= shown:
@@ -53,14 +81,14 @@ def _inspect(name: str, sources: list[Source], folder: Path, encoder: Encoder, s
     lengths = np.array([len(row.input_ids) for row in used] or [0])
     supervised = sum(int(row.supervised.sum()) for row in used) / max(1, int(lengths.sum()))
     reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(aside.items())) or "none"
-    first = f" (the first {LIMIT} rows)" if len(used) + sum(aside.values()) == LIMIT else ""
+    part = f" (the first {LIMIT} rows)" if len(used) + aside.total() == LIMIT else ""
     console.print(
-        f"{name}{first}: {len(used)} usable, set aside: {reasons}; tokens median {int(np.median(lengths))}, longest {lengths.max()}; "
+        f"{name}{part}: {len(used)} usable, set aside: {reasons}; tokens median {int(np.median(lengths))}, longest {lengths.max()}; "
         f"{supervised:.0%} of tokens carry loss\n",
         style="bold",
         markup=False,
     )
-    return len(used)
+    return Seen(len(used), aside, first)
 
 
 def _coloured(row: Row, encoder: Encoder) -> "Text":

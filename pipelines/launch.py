@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 from curate.cluster import cluster_of
-from curate.errors import ConfigError, DataError, Interrupted
+from curate.errors import ConfigError, DataError, IntegrityError, Interrupted
 from curate.pipelines.experiment import run
 from curate.pipelines.session import Session
 from curate.pipelines.summarise import recipe_text, summarise
@@ -14,6 +14,8 @@ from curate.recipe import Recipe, Runtime
 from curate.report.results import Results
 from curate.store import Store, atomic_write, canonical, locked
 
+MOST_WORKERS = 8  # each holds a copy of the model; more are had by asking for them
+
 
 def execute(recipe: Recipe, runtime: Runtime, folder: Path, *, until: str, command: str, quiet: bool) -> Results:
     """Run the recipe in RUNS/<name>; whatever was computed before is found, not computed again."""
@@ -21,10 +23,11 @@ def execute(recipe: Recipe, runtime: Runtime, folder: Path, *, until: str, comma
     device = pick_device(runtime.device)
     with locked(directory / ".lock", wait=False):
         progress = Progress(directory / "log.jsonl", quiet=quiet)
-        workers = runtime.workers or (1 if device.startswith("cuda") else len(os.sched_getaffinity(0)))
+        workers = runtime.workers or (1 if device.startswith("cuda") else min(len(os.sched_getaffinity(0)), MOST_WORKERS))
         cluster = cluster_of(workers, progress.advance)
         try:
-            session = Session(Store(runtime.store.absolute(), progress.message), cluster, folder.absolute(), device, progress.stage)
+            outputs = (runtime.store.absolute(), runtime.runs.absolute())
+            session = Session(Store(outputs[0], progress.message), cluster, folder.absolute(), device, progress.stage, outputs)
             started = time.monotonic()
             atomic_write(directory / "recipe.yaml", recipe_text(recipe).encode())
             experiment = run(recipe, session, until)
@@ -65,4 +68,7 @@ def read_results(directory: Path) -> Results:
     file = directory / "results.json"
     if not file.is_file():
         raise DataError(f"there is no finished run in {directory}; `curate run RECIPE` makes one, --runs names the folder of runs")
-    return Results.model_validate_json(file.read_bytes())
+    try:
+        return Results.model_validate_json(file.read_bytes())
+    except ValueError as error:
+        raise IntegrityError(f"{file} is damaged, or of another version of curate; run the recipe again to write it anew") from error

@@ -13,19 +13,19 @@ from curate.core import Artifact
 from curate.data.examples import sources
 from curate.errors import ExportError
 from curate.export import export_dataset
+from curate.pipelines.check import stages_of
 from curate.pipelines.launch import read_results
 from curate.pipelines.select import read_selection
 from curate.report.results import Results, SelectionRow
 from curate.report.wording import number
-from curate.store import Store, read_json
+from curate.store import Store
 
 
 def publish(directory: Path, store: Path, arm: str, to: Path, *, budget: str | None, seed: int | None, overwrite: bool) -> int:
     """Write the rows that `arm` chose to the folder `to`; how many. ExportError where the run has no such selection."""
     results = read_results(directory)
     chosen = pick(results, arm, budget, seed)
-    stages = read_json(directory / "run.json")["stages"]
-    pool_key = next(stage["key"] for stage in stages if stage["stage"] == "examples" and stage["label"] == "pool")
+    pool_key = next(stage["key"] for stage in stages_of(directory) if stage["stage"] == "examples" and stage["label"] == "pool")
     kept, pool = read_selection(_artifact(store, chosen.key)), _artifact(store, pool_key)
     ids = [str(row) for row in kept["id"]]
     scored = np.asarray(kept["score"], np.float64)

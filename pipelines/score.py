@@ -1,7 +1,7 @@
 """Score: every row of the pool and the target as vectors or numbers, shard by shard."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -14,11 +14,13 @@ from curate.errors import NumericError
 from curate.features import shard_bytes
 from curate.interfaces import Scorer, ScoringContext
 from curate.pipelines.session import Session, numeric_environment
+from curate.randomness import uniform
 from curate.settings import Lora, Share, Warmup
 from curate.store import Workspace, canonical
 
 SHARD_ROWS = 256
 MICRO_BATCH_TOKENS = 4096
+PREPARE_ROWS = 1024
 LAYOUT = {"shard_rows": SHARD_ROWS, "micro_batch_tokens": MICRO_BATCH_TOKENS}
 ATTENTION = Lora(r=8, alpha=16, targets="attention")
 opened = lru_cache(maxsize=2)(open_examples)
@@ -42,6 +44,7 @@ class ShardTask:
     scorer: Scorer
     handle: Any  # curate.model.ModelHandle
     examples: Path
+    pool: Path  # examples that `prepare` draws its sample from
     checkpoints: tuple[Checkpoint, ...]
     role: Literal["pool", "target"]
     workspace: Path
@@ -68,7 +71,6 @@ def warm_up(session: Session, handle: Any, pool: Artifact, settings: Warmup) -> 
 def run_warmup(task: WarmupTask) -> dict[str, Any]:
     """Train on the drawn rows and save a checkpoint after every epoch."""
     from curate.model import fresh
-    from curate.randomness import uniform
     from curate.train import TrainingSet, learning_rate, plan_steps, save_checkpoint, train
 
     examples = open_examples(task.examples)
@@ -105,18 +107,20 @@ def score(
     label: str,
     scorer: Scorer,
     handle: Any,
-    examples: Artifact,
-    role: Literal["pool", "target"],
+    pool: Artifact,
+    target: Artifact | None,
     warmup: Artifact | None,
     quarantine_limit: Share,
 ) -> Artifact:
-    """One feature of all rows; a killed run repeats at most the shards that were being computed."""
+    """One feature of the pool's rows, or of the target's; a killed run repeats at most the shards that were being computed."""
+    role: Literal["pool", "target"] = "target" if target else "pool"
+    examples = target or pool
 
     def make(workspace: Workspace) -> Mapping[str, Any]:
         rows = int(examples.manifest["summary"]["used"])
         checkpoints = checkpoints_of(warmup) if warmup else ()
         tasks = [
-            ShardTask(scorer, handle, examples.path, checkpoints, role, workspace.path, start, min(start + SHARD_ROWS, rows), session.device)
+            ShardTask(scorer, handle, examples.path, pool.path, checkpoints, role, workspace.path, start, min(start + SHARD_ROWS, rows), session.device)
             for start in range(0, rows, SHARD_ROWS)
         ]
         done = list(session.cluster.map(score_shard, tasks, label=f"{label} ({role})"))
@@ -130,7 +134,7 @@ def score(
         "layout": LAYOUT,
         "environment": numeric_environment(session.device),
     }
-    inputs = [examples.key] + ([warmup.key] if warmup else [])
+    inputs = [examples.key] + ([warmup.key] if warmup else []) + ([pool.key] if prepares(scorer) else [])
     return session.build("features", f"{label} ({role})", make, fields=fields, inputs=inputs, version=scorer.version)
 
 
@@ -145,6 +149,8 @@ def score_shard(task: ShardTask) -> dict[str, Any]:
     examples = opened(task.examples)
     model = cached(task.handle, task.device)
     context = ScoringContext(device=task.device, model=model, checkpoints=task.checkpoints, role=task.role)
+    if prepares(task.scorer):
+        context = replace(context, state=prepared(task.scorer, task.handle, task.pool, task.checkpoints, task.device))
     values: list[Any] = [None] * (task.stop - task.start)
     for batch in micro_batches(examples.lengths[task.start : task.stop], MICRO_BATCH_TOKENS):
         rows = [examples.rows[task.start + int(i)] for i in batch]
@@ -170,6 +176,23 @@ def score_rows(scorer: Scorer, rows: Sequence[Any], context: ScoringContext) -> 
     if len(rows) > 1 and not np.isfinite(out).all():
         return np.concatenate([score_rows(scorer, [row], context) for row in rows])
     return out
+
+
+def prepares(scorer: Scorer) -> bool:
+    """Whether the scorer wants to know something of the whole pool first."""
+    return type(scorer).prepare is not Scorer.prepare
+
+
+@lru_cache(maxsize=2)
+def prepared(scorer: Scorer, handle: Any, pool: Path, checkpoints: tuple[Checkpoint, ...], device: str) -> Any:
+    """What the scorer made of a sample of the pool, which is the same in every process."""
+    from curate.model import cached, micro_batches
+
+    examples, model = opened(pool), cached(handle, device)
+    drawn = np.argsort(uniform(0, "prepare", examples.ids), kind="stable")[:PREPARE_ROWS]
+    batches = micro_batches(examples.lengths[drawn], MICRO_BATCH_TOKENS)
+    sample = (model.batch([examples.rows[int(row)] for row in drawn[batch]]) for batch in batches)
+    return scorer.prepare(sample, ScoringContext(device=device, model=model, checkpoints=checkpoints))
 
 
 def fault(value: Any) -> str:

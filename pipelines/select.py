@@ -32,17 +32,23 @@ def select(
     def make(workspace: Workspace) -> Mapping[str, Any]:
         features, kept = open_features(pool[1], vectors[0] if vectors else None, scores)
         wanted = open_features(target[1], vectors[1])[0] if vectors else None
-        costs, capacity = budget.costs(features)
-        if len(costs) and capacity < costs.min():
-            raise DataError(f"arm {arm}: budget {budget} does not reach for a single row; the cheapest costs {costs.min()}: raise the budget")
-        if budget.unit == "rows" and budget.amount > len(features):
-            raise DataError(f"arm {arm}: budget {budget} is more than the {len(features)} usable rows; lower it, or ask for 100%")
+        check_budget(budget, features, f"arm {arm}")
         chosen = selector.select(features, budget, target=wanted, context=Context(seed=used, device=session.device)).validate(features, budget)
         workspace.write("selection.parquet", selection_bytes(chosen, features, kept))
         return describe(chosen, features)
 
     fields = {"selector": selector.model_dump(mode="json"), "budget": str(budget), "seed": used}
     return session.build("selection", f"{arm} {budget} seed {seed}", make, fields=fields, inputs=inputs, version=selector.version)
+
+
+def check_budget(budget: Budget, pool: Features, name: str) -> None:
+    """DataError if the budget is less than the cheapest row of the pool, or more than all of its rows."""
+    costs, capacity = budget.costs(pool)
+    if len(costs) and capacity < costs.min():
+        raise DataError(f"{name}: budget {budget} does not reach for a single row; the cheapest costs {costs.min()}: raise the budget")
+    if budget.unit != "fraction" and budget.amount > costs.sum():
+        tokens = "" if budget.unit == "rows" else f"{costs.sum()} {budget.unit} of the "
+        raise DataError(f"{name}: budget {budget} is more than the {tokens}{len(pool)} usable rows; lower it, or ask for 100%")
 
 
 def selection_bytes(chosen: Selection, features: Features, kept: Integers) -> bytes:

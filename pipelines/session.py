@@ -19,6 +19,7 @@ class Session:
     folder: Path  # that relative paths of the recipe start from
     device: str
     announce: Callable[[str, str], None]  # stage, label
+    outputs: tuple[Path, ...] = ()  # folders that curate writes to
     stages: list[dict[str, Any]] = field(default_factory=list)
 
     def build(

@@ -11,8 +11,9 @@ import numpy as np
 from curate import __version__
 from curate.core import Artifact
 from curate.features import quarantined
+from curate.pipelines.cells import Outcome
 from curate.pipelines.evaluate import item_scores
-from curate.pipelines.experiment import Experiment, Outcome
+from curate.pipelines.experiment import Experiment
 from curate.pipelines.session import Session
 from curate.recipe import Recipe
 from curate.report.results import Cell, CertificateRow, Comparison, DataSummary, FeatureRow, Results, SelectionRow, Stage, TaskScore

@@ -25,7 +25,9 @@ class Less(Scorer):
 
     With `rebalance` the pair is sketched as (psi v^-1/4, phi v^1/4), v being Adam's second moment: the same inner
     product, at the accuracy of about four times the width; norms are exact, taken before the sketch. Unit: a cosine
-    in [-1, 1] up to sketch noise. A row whose gradient is zero has no direction and gives NaN: it is quarantined.
+    in [-1, 1] up to sketch noise. The formula is the inner product of the vectors (`metric: inner` of the selectors);
+    their cosine, the selectors' default, is the same on the rebalanced scale and ranks almost alike. A row whose
+    gradient is zero has no direction and gives NaN: it is quarantined.
 
     Xia et al., "LESS: Selecting Influential Data for Targeted Instruction Tuning", ICML 2024.
     """
@@ -71,19 +73,22 @@ class Less(Scorer):
         sketch = CountSketch(self.width, self.seed, stream)
         vectors = torch.zeros(len(batch.input_ids), self.width, device=model.device)
         squares = torch.zeros(len(batch.input_ids), dtype=torch.float64, device=model.device)
+        moved = torch.zeros(len(batch.input_ids), dtype=torch.bool, device=model.device)
 
         def receive(name: str, gradients: "Tensor") -> None:
             flat = gradients.flatten(1)
+            moved.logical_or_(flat.any(1))
             if context.role == "pool" and self.direction != "sgd":
                 flat = moments.direction(name, flat, published=self.direction == "adam_less")
-            squares.add_(flat.double().square().sum(1))
+            squares.add_(flat.square().sum(1, dtype=torch.float64))
             if self.rebalance and self.direction != "sgd":
                 scale = moments.quarter_scale(name)
                 flat = flat * scale if context.role == "pool" else flat / scale
             sketch.add(vectors, flat, first[name])
 
         per_sample_gradients(model, batch, receive)
-        return vectors / squares.sqrt().float().unsqueeze(1)
+        # Without a gradient Adam still moves, by momentum alone; that says nothing about the row.
+        return torch.where(moved, vectors.T / squares.sqrt().float(), torch.nan).T
 
 
 def offsets(sizes: Mapping[str, int]) -> dict[str, int]:

@@ -16,7 +16,7 @@ from transformers import (
 from curate.core import Row
 from curate.errors import ModelError
 from curate.gradients import per_sample_gradients, trained_layers
-from curate.model import LanguageModel, _saved_name, _with_adapters, token_losses
+from curate.model import LanguageModel, attach_adapters, token_losses
 from curate.settings import Lora
 
 VOCABULARY = 97
@@ -32,13 +32,13 @@ CONFIGS = {
 def language_model(kind: str, lora: Lora | None) -> LanguageModel:
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(CONFIGS[kind], attn_implementation="sdpa")
+    names = dict(model.named_parameters())
     if lora:
-        model = _with_adapters(model, lora, seed=0)
-        for name, parameter in model.named_parameters():
+        model, names = attach_adapters(model, lora, seed=0)
+        for name, parameter in names.items():
             if "lora_B" in name:  # B starts at zero, where the gradient of A is zero too and proves nothing
                 torch.nn.init.normal_(parameter, std=0.1)
     model.eval()
-    names = {_saved_name(name): p for name, p in model.named_parameters() if p.requires_grad}
     return LanguageModel(model, SimpleNamespace(pad_token_id=0), "cpu", names)
 
 

@@ -127,3 +127,13 @@ def test_unusable_scores_are_refused():
         paired_difference([0.0, np.nan], [0.0, 1.0])
     with pytest.raises(DataError, match="at least one number"):
         standard_error(np.zeros((0, 3)))
+
+
+@pytest.mark.parametrize(("differing", "proven"), [(1, False), (5, False), (6, True), (40, True)])
+def test_a_handful_of_items_proves_nothing(differing: int, proven: bool) -> None:
+    """Even if all five agree, a sign test over them has p = 2 / 32."""
+    baseline = np.zeros((3, 160))
+    scores = baseline.copy()
+    scores[:, :differing] = 1
+    interval = paired_difference(scores, baseline)
+    assert (interval.low > 0) == proven and interval.high > 0

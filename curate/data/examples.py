@@ -90,8 +90,8 @@ def quarantined(path: Path) -> list[dict[str, str]]:
     return [dict(row) for row in _table(path / QUARANTINE).to_pylist()]
 
 
-def check_quarantine(summary: Mapping[str, Any], limit: float, name: str) -> None:
-    """DataError if no row is left, or if more than the share `limit` of the rows was set aside."""
+def check_quarantine(summary: Mapping[str, Any], limit: float, name: str, path: Path | None = None) -> None:
+    """DataError if no row is left, or if more than the share `limit` was set aside; with the examples' `path` it names one such row."""
     aside = sum(summary["quarantined"].values())
     if summary["used"] and aside <= limit * summary["rows_in"]:
         return
@@ -99,7 +99,9 @@ def check_quarantine(summary: Mapping[str, Any], limit: float, name: str) -> Non
     longer = f"raise model.max_length (now {summary['max_length']}) or " if "too_long" in summary["quarantined"] else ""
     advice = f"{longer or 'mend them or '}raise hygiene.quarantine_limit" if summary["used"] else f"no row is left: {longer}mend the data"
     share = aside / summary["rows_in"] if summary["rows_in"] else 0.0
-    raise DataError(f"{name}: {share:.1%} of {summary['rows_in']} rows were set aside ({reasons}); the limit is {limit * 100:g}%: {advice}")
+    found = next(iter(quarantined(path)), None) if path else None
+    example = f"; for example {found['origin']}: {found['reason']}, {found['detail']}" if found else ""
+    raise DataError(f"{name}: {share:.1%} of {summary['rows_in']} rows were set aside ({reasons}{example}); the limit is {limit * 100:g}%: {advice}")
 
 
 def _strings(path: Path, column: str, indices: Iterable[int]) -> Iterator[str]:

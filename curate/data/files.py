@@ -101,8 +101,17 @@ def _object(line: bytes) -> tuple[Fields, Rejection | None]:
         if not isinstance(value, dict):
             raise ValueError(f"a JSON object was expected, not {type(value).__name__}")
     except (ValueError, RecursionError) as error:
-        return {"undecoded": digest(line).hex()}, Rejection("bad_json", ascii(str(error)[:200])[1:-1])
+        return {"undecoded": digest(line).hex()}, Rejection("bad_json", _complaint(error))
     return value, None
+
+
+def _complaint(error: Exception) -> str:
+    """What is wrong with a line, in words about the line."""
+    if isinstance(error, json.JSONDecodeError):
+        return f"{ascii(error.msg)[1:-1]} at character {error.pos + 1}"
+    if isinstance(error, RecursionError):
+        return "values are nested too deep"
+    return "a number has too many digits" if "integer string conversion" in str(error) else ascii(str(error)[:200])[1:-1]
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> Fields:

@@ -32,12 +32,20 @@ def fingerprint(source: Source, folder: Path) -> dict[str, Any]:
     """What the rows are determined by, as JSON: hash and size of each local file, the Hub commit, and the source's own fields."""
     fields = source.model_dump(mode="json", exclude_defaults=True, exclude={"path"})
     if source.path is not None:
-        files = [{"name": file.name, "bytes": file.stat().st_size, "hash": file_digest(file)} for file in paths(source, folder)]
-        return {**fields, "files_read": files}
+        return {**fields, "files_read": [_content(file) for file in paths(source, folder)]}
     if source.hub is not None:
         return {**fields, "revision": pinned(source).revision}
     # A new version of the generator must not pass for the old one: its rows are what counts.
     return {**fields, "rows_made": digest(canonical(list(instructions(source.synthetic or "pool", source.rows or 0, source.seed))))}
+
+
+def _content(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        raise DataError(f"{file} is no regular file, so it cannot be read twice; copy it to one")
+    try:
+        return {"name": file.name, "bytes": file.stat().st_size, "hash": file_digest(file)}
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read ({error.strerror}); check its permissions and its disk") from error
 
 
 def pinned(source: Source) -> Source:

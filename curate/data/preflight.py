@@ -24,6 +24,7 @@ def check_template(tokenizer: Any, *, seconds: int = SECONDS) -> None:
     """
     if not tokenizer.chat_template:
         return
+    template = f"the chat template of {getattr(tokenizer, 'name_or_path', '') or 'the tokenizer'}"
     variables = {name: str(value) for name, value in tokenizer.special_tokens_map.items()}
     request = json.dumps({"template": tokenizer.get_chat_template(), "variables": variables, "seconds": seconds})
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
@@ -32,13 +33,13 @@ def check_template(tokenizer: Any, *, seconds: int = SECONDS) -> None:
             [sys.executable, "-P", "-m", __name__], input=request, capture_output=True, text=True, timeout=60 + 2 * seconds, env=environment, check=False
         )
     except subprocess.TimeoutExpired as error:
-        raise SafetyError(f"the chat template does not end within {60 + 2 * seconds} s; use another model, or correct its template") from error
+        raise SafetyError(f"{template} does not end within {60 + 2 * seconds} s; use another model, or correct its template") from error
     limits = {"kind": "limit", "text": f"it takes more than {seconds} s or {MEMORY // 2**20} MiB for four short turns"}
     verdict = json.loads(done.stdout) if done.returncode == 0 else limits
     if verdict["kind"] == "template":
-        raise ModelError(f"the chat template cannot be used ({verdict['text']}); correct chat_template in the tokenizer's configuration")
+        raise ModelError(f"{template} cannot be used ({verdict['text']}); correct chat_template in the tokenizer's configuration")
     if verdict["kind"] != "fine":
-        raise SafetyError(f"the chat template is refused: {verdict['text']}; use another model, or correct its template")
+        raise SafetyError(f"{template} is refused: {verdict['text']}; use another model, or correct its template")
 
 
 def _render(template: str, variables: dict[str, Any], seconds: int) -> dict[str, str]:
@@ -55,7 +56,7 @@ def _render(template: str, variables: dict[str, Any], seconds: int) -> dict[str,
     except TemplateSyntaxError as error:
         return {"kind": "template", "text": f"line {error.lineno}: {ascii(str(error.message))}"}
     except (MemoryError, RecursionError, OverflowError) as error:
-        return {"kind": "limit", "text": type(error).__name__}
+        return {"kind": "limit", "text": f"four short turns are too much for its memory or depth ({type(error).__name__})"}
     except (TemplateError, TypeError, ValueError, KeyError) as error:
         return {"kind": "template", "text": ascii(str(error))}
     return {"kind": "fine", "text": ""}

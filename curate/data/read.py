@@ -55,7 +55,7 @@ def _matching(source: Source, folder: Path, on_bad_row: OnBadRow) -> Iterator[Ra
     for origin, stem, (_, fields, problem) in _records(source, folder):
         if problem is not None:
             if on_bad_row == "error" and problem.reason != "too_large":
-                raise DataError(f"{origin}: {problem.reason} ({problem.detail}); mend the line, or set on_bad_row: quarantine to leave it out")
+                raise DataError(f"{origin}: {problem.reason} ({problem.detail}); mend the line, or set hygiene.on_bad_row: quarantine to leave it out")
             yield RawRow(origin, _clean(_literal_group(source) or stem), fields, problem=problem)
         elif all(_accepts(wanted, fields.get(column)) for column, wanted in source.where.items()):
             yield RawRow(origin, _group(source, fields, stem), fields, id=_own_id(source, fields, origin))

@@ -24,7 +24,7 @@ def test_a_malformed_template_is_refused_with_its_line() -> None:
 
 @pytest.mark.parametrize("template", ["{{ ''.__class__.__mro__ }}", "{{ 'a' * 10 ** 10 }}"])
 def test_a_template_that_breaks_out_or_fills_the_memory_is_refused(template: str) -> None:
-    with pytest.raises(SafetyError, match="chat template is refused"):
+    with pytest.raises(SafetyError, match="chat template of the tokenizer is refused"):
         check_template(tokenizer(template))
 
 

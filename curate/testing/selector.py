@@ -1,9 +1,5 @@
-"""The contract of a method as a suite that anyone can run over their own: `check_selector(MySelector())`.
+"""What every selector promises: `check_selector(MySelector())`."""
 
-Every check raises `Nonconforming`, an AssertionError, with one sentence that says which promise was broken.
-"""
-
-import sys
 from dataclasses import replace
 from typing import Any
 
@@ -12,12 +8,9 @@ import numpy as np
 from curate.core import Budget, Features, Selection, Unit
 from curate.errors import CurateError
 from curate.interfaces import Context, Selector
+from curate.testing.component import Nonconforming, check_identity, require
 
 _ARRAYS = ("ids", "lengths", "vectors", "scores", "similarity", "groups", "supervised")
-
-
-class Nonconforming(AssertionError):
-    """A component broke a promise of its interface."""
 
 
 def check_selector(selector: Selector, *, features: Features | None = None, target: Features | None = None) -> None:
@@ -31,14 +24,15 @@ def check_selector(selector: Selector, *, features: Features | None = None, targ
     pool = features if features is not None else sample_features(40)
     goal = target if target is not None else _near(pool, 5)
     before = [_copies(side) for side in (pool, goal)]
-    _check_identity(selector)
+    check_identity(selector, "selectors")
+    require(bool(type(selector).model_fields["name"].description), f"{type(selector).__name__}.name: every field needs a description")
     _check_budgets(selector, pool, goal)
     _check_determinism(selector, pool, goal)
     _check_edges(selector, pool, goal)
     _check_refusals(selector, pool, goal)
     for role, side, copies in zip(("pool", "target"), (pool, goal), before, strict=True):
         for name, value in copies.items():
-            _require(bool(np.array_equal(value, getattr(side, name))), f"{selector.name}: changes the {role}'s {name}")
+            require(bool(np.array_equal(value, getattr(side, name))), f"{selector.name}: changes the {role}'s {name}")
 
 
 def _copies(features: Features) -> dict[str, Any]:
@@ -73,28 +67,6 @@ def _take(features: Features, rows: Any) -> Features:
     return replace(features, **moved)
 
 
-def _require(condition: bool, promise: str) -> None:
-    if not condition:
-        raise Nonconforming(promise)
-
-
-def _check_identity(selector: Selector) -> None:
-    cls = type(selector)
-    stem = cls.__module__.rsplit(".", 1)[-1]
-    if cls.__module__.startswith("curate.selectors."):
-        _require(selector.name == stem, f"{cls.__name__}: its name {selector.name!r} must be its file's stem {stem!r}")
-    _require(bool((cls.__doc__ or "").strip()), f"{cls.__name__}: the class needs a docstring")
-    _require(bool((sys.modules[cls.__module__].__doc__ or "").strip()), f"{cls.__module__}: the module needs a docstring")
-    for name, field in cls.model_fields.items():
-        _require(not field.is_required(), f"{cls.__name__}.{name}: every field needs a default, so that {cls.__name__}() works")
-        _require(bool(field.description), f"{cls.__name__}.{name}: every field needs a description")
-    try:
-        selector.__setattr__("name", "changed")
-    except (TypeError, ValueError, AttributeError):
-        return
-    raise Nonconforming(f"{cls.__name__}: instances must be frozen")
-
-
 def _check_budgets(selector: Selector, pool: Features, target: Features) -> None:
     total, supervised = int(pool.lengths.sum()), int(pool.supervised.sum())
     units: list[tuple[float, Unit]] = [(7, "rows"), (0.3, "fraction"), (total // 4, "tokens"), (supervised // 3, "supervised_tokens")]
@@ -105,7 +77,7 @@ def _check_budgets(selector: Selector, pool: Features, target: Features) -> None
         few, many = (selector.select(pool, Budget(amount=float(amount), unit=unit), target=target) for amount in (smaller, larger))
         if many.prefix_consistent and few.prefix_consistent:
             same = few.indices.tolist() == many.indices[: len(few)].tolist()
-            _require(same, f"{selector.name}: calls itself prefix consistent, but {smaller} {unit} is no prefix of {larger}")
+            require(same, f"{selector.name}: calls itself prefix consistent, but {smaller} {unit} is no prefix of {larger}")
 
 
 def _full(selector: Selector, pool: Features, budget: Budget, target: Features, *, seed: int = 0) -> Selection:
@@ -114,7 +86,7 @@ def _full(selector: Selector, pool: Features, budget: Budget, target: Features, 
     costs, capacity = budget.costs(pool)
     out = np.setdiff1d(np.arange(len(pool)), selection.indices)
     left = capacity - int(costs[selection.indices].sum())
-    _require(len(out) == 0 or left < costs[out].min(), f"{selector.name}: leaves {left} of {budget} {budget.unit} unspent although another row fits")
+    require(len(out) == 0 or left < costs[out].min(), f"{selector.name}: leaves {left} of {budget} {budget.unit} unspent although another row fits")
     return selection
 
 
@@ -122,15 +94,15 @@ def _check_determinism(selector: Selector, pool: Features, target: Features) -> 
     rng = np.random.Generator(np.random.Philox(2))
     for budget in (Budget(amount=9), Budget(amount=float(pool.lengths.sum() // 3), unit="tokens")):
         once, again = (selector.select(pool, budget, target=target, context=Context(seed=5)) for _ in range(2))
-        _require(_same(pool, once, pool, again), f"{selector.name}: the same seed gives different rows or weights")
+        require(_same(pool, once, pool, again), f"{selector.name}: the same seed gives different rows or weights")
         if not selector.seeded:
             other = selector.select(pool, budget, target=target, context=Context(seed=6))
-            _require(_same(pool, once, pool, other), f"{selector.name}: says that it is not seeded, but another seed gives other rows")
+            require(_same(pool, once, pool, other), f"{selector.name}: says that it is not seeded, but another seed gives other rows")
         twin = type(selector).model_validate(selector.model_dump()).select(pool, budget, target=target, context=Context(seed=5))
-        _require(_same(pool, once, pool, twin), f"{selector.name}: an instance with equal fields gives different rows")
+        require(_same(pool, once, pool, twin), f"{selector.name}: an instance with equal fields gives different rows")
         shuffled, goals = _take(pool, rng.permutation(len(pool))), _take(target, rng.permutation(len(target)))
         moved = selector.select(shuffled, budget, target=goals, context=Context(seed=5))
-        _require(_same(pool, once, shuffled, moved), f"{selector.name}: another order of the pool or target gives other rows")
+        require(_same(pool, once, shuffled, moved), f"{selector.name}: another order of the pool or target gives other rows")
 
 
 def _same(pool: Features, one: Selection, other_pool: Features, other: Selection) -> bool:
@@ -141,16 +113,16 @@ def _check_edges(selector: Selector, pool: Features, target: Features) -> None:
     n = len(pool)
     for amount in (0, n, n + 5):
         kept = _full(selector, pool, Budget(amount=float(amount)), target)
-        _require(len(kept) == min(amount, n), f"{selector.name}: keeps {len(kept)} rows of {n} for a budget of {amount}")
+        require(len(kept) == min(amount, n), f"{selector.name}: keeps {len(kept)} rows of {n} for a budget of {amount}")
     nothing = selector.select(pool, Budget(amount=0.0, unit="tokens"), target=target)
-    _require(len(nothing) == 0, f"{selector.name}: keeps rows for a budget of no tokens")
+    require(len(nothing) == 0, f"{selector.name}: keeps rows for a budget of no tokens")
     _full(selector, _take(pool, np.asarray([3])), Budget(amount=1.0), target)
     _full(selector, pool, Budget(amount=6.0), _take(target, np.asarray([0])))
     rows = np.arange(n)
     equal = replace(pool, scores=np.ones(n), vectors=None if pool.vectors is None else np.asarray(pool.vectors)[np.zeros(n, np.int64)])
     kept = _full(selector, equal, Budget(amount=6.0), target)
     back = selector.select(_take(equal, rows[::-1]), Budget(amount=6.0), target=target)
-    _require(_same(equal, kept, _take(equal, rows[::-1]), back), f"{selector.name}: ties between equal rows are not settled by id")
+    require(_same(equal, kept, _take(equal, rows[::-1]), back), f"{selector.name}: ties between equal rows are not settled by id")
 
 
 def _check_refusals(selector: Selector, pool: Features, target: Features) -> None:

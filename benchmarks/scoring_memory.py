@@ -1,0 +1,65 @@
+"""Peak memory of scoring as the pool grows: does it stay where it is?
+
+    python benchmarks/scoring_memory.py [rows ...]
+
+Each pool is scored by `rds` with the model of the quickstart in a process of its own, which reports the most memory that it
+ever held. Preparing the pool is measured apart. What grows is what is kept per row: its id, lengths and group.
+"""
+
+import json
+import random
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+RECIPE = """
+name: memory
+pool: {{path: pool.jsonl}}
+target: {{some: {{path: target.jsonl}}}}
+model: {{path: {model}, max_length: 96}}
+features: {{hidden: {{name: rds}}}}
+arms: {{rr: {{vectors: hidden, selector: {{name: round_robin}}}}}}
+budgets: [10]
+evaluate: [{{task: likelihood, data: {{path: target.jsonl}}}}]
+"""
+MEASURED = """
+import resource, sys
+from curate.__main__ import main
+try:
+    main()
+finally:
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)
+"""
+
+
+def write_rows(path: Path, rows: int, seed: int) -> None:
+    generator = random.Random(seed)
+    words = [f"{a}{b}" for a in "bcdfglmnprst" for b in ("an", "el", "ino", "um", "or")]
+    with path.open("w", encoding="utf-8") as file:
+        for number in range(rows):
+            text = " ".join(generator.choices(words, k=generator.randint(4, 16)))
+            file.write(json.dumps({"prompt": f"Row {number}: {text}", "completion": generator.choice(words)}) + "\n")
+
+
+def peak_mib(folder: Path, until: str) -> float:
+    command = [sys.executable, "-W", "ignore", "-c", MEASURED, "run", str(folder / "recipe.yaml"), "--until", until, "--workers", "1", "--quiet"]
+    done = subprocess.run([*command, "--store", str(folder / "store"), "--runs", str(folder / "runs")], capture_output=True, text=True, check=True)
+    return int(done.stderr.strip().splitlines()[-1]) / 1024
+
+
+def main() -> None:
+    sizes = [int(argument) for argument in sys.argv[1:]] or [2000, 8000, 32000]
+    model = Path(__file__).resolve().parents[1] / "configs" / "quickstart_model"
+    print(f"{'rows':>8} {'prepare MiB':>12} {'score MiB':>12}")
+    for rows in sizes:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            write_rows(folder / "pool.jsonl", rows, seed=0)
+            write_rows(folder / "target.jsonl", 20, seed=1)
+            (folder / "recipe.yaml").write_text(RECIPE.format(model=model), encoding="utf-8")
+            print(f"{rows:>8} {peak_mib(folder, 'prepare'):>12.0f} {peak_mib(folder, 'score'):>12.0f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,196 @@
+"""A row without usable numbers is set aside with its id and a reason, and its neighbours keep the numbers they had."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from curate.cluster import InProcess
+from curate.core import Artifact, Examples, Row
+from curate.errors import NumericError
+from curate.features import map_tensors, open_features, quarantined
+from curate.interfaces import Batch, Scorer, ScoringContext
+from curate.model import LanguageModel, ModelHandle
+from curate.pipelines.score import SHARD_ROWS, ShardTask, fault, score, score_rows, score_shard
+from curate.pipelines.session import Session
+from curate.store import Store, Workspace
+
+POISON, NOTHING = 13, 14  # first tokens of the rows that have no loss, and no gradient
+CONTEXT = ScoringContext(model=LanguageModel(None, SimpleNamespace(pad_token_id=0), "cpu", {}))
+
+
+class Difficulty(Scorer):
+    """The sum of a row's tokens; one poisoned row spoils its whole batch, as an overflow in a shared reduction does."""
+
+    name: Literal["difficulty"] = "difficulty"
+    output: ClassVar[Literal["vectors", "scores"]] = "scores"
+    reads: ClassVar[Literal["text", "tokens", "logits", "hidden", "gradients"]] = "tokens"
+
+    def score(self, batch: Batch, context: ScoringContext) -> Tensor:
+        sums = (batch.input_ids * batch.mask).sum(1).float()
+        return sums * torch.nan if (batch.input_ids[:, 0] == POISON).any() else sums
+
+
+class Direction(Difficulty):
+    """Three numbers that depend on a row's tokens; all zero for a row without a gradient."""
+
+    output: ClassVar[Literal["vectors", "scores"]] = "vectors"
+
+    def score(self, batch: Batch, context: ScoringContext) -> Tensor:
+        sums = super().score(batch, context)
+        vectors = torch.stack([sums, sums + 1, -sums], 1)
+        return vectors * (batch.input_ids[:, :1] != NOTHING)
+
+
+def rows(count: int, first: dict[int, int] | None = None) -> list[Row]:
+    """Rows of 1 to 9 tokens; `first` replaces the first token of some."""
+    generator = np.random.default_rng(0)
+    made = []
+    for i in range(count):
+        ids = generator.integers(20, 90, int(generator.integers(1, 10))).astype(np.int32)
+        ids[0] = (first or {}).get(i, ids[0])
+        made.append(Row(ids, np.ones(len(ids), bool)))
+    return made
+
+
+def numbers(row: Row) -> list[float]:
+    total = float(row.input_ids.sum())
+    return [total, total + 1, -total]
+
+
+def examples(made: list[Row]) -> Examples:
+    lengths = np.array([len(row.input_ids) for row in made])
+    return Examples(np.array([f"id-{i:04d}" for i in range(len(made))]), lengths, lengths, np.full(len(made), "all"), made)
+
+
+@pytest.fixture
+def hold(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Make these rows the examples that every shard opens; they stay in memory, as does the model that reads them."""
+
+    def put(made: list[Row]) -> Examples:
+        monkeypatch.setattr("curate.pipelines.score.opened", lambda path: examples(made))
+        monkeypatch.setattr("curate.model.cached", lambda handle, device: CONTEXT.model)
+        return examples(made)
+
+    return put
+
+
+def scored(scorer: Scorer, made: Examples, folder: Path, limit: float) -> Artifact:
+    session = Session(Store(folder), InProcess(), folder, "cpu", lambda stage, label: None)
+    handle = ModelHandle(folder, "in memory", "float32", 16)
+    pool = Artifact("examples-0", folder, {"summary": {"used": len(made)}})
+    return score(session, "margin", scorer, handle, pool, None, None, limit)
+
+
+def shard(scorer: Scorer, made: Examples, folder: Path) -> ShardTask:
+    return ShardTask(scorer, None, folder, folder, (), "pool", folder, 0, len(made), "cpu")
+
+
+def test_a_poisoned_row_keeps_its_nan_to_itself() -> None:
+    made = rows(7, {2: POISON, 5: POISON})
+    found = score_rows(Difficulty(), made, CONTEXT)
+    assert np.flatnonzero(np.isnan(found)).tolist() == [2, 5]
+    assert [found[i] for i in (0, 1, 3, 4, 6)] == [numbers(made[i])[0] for i in (0, 1, 3, 4, 6)]
+
+
+def test_a_batch_without_poison_is_scored_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+
+    def counted(self: Difficulty, batch: Batch, context: ScoringContext) -> Tensor:
+        sizes.append(len(batch.mask))
+        return batch.mask.sum(1).float()
+
+    monkeypatch.setattr(Difficulty, "score", counted)
+    score_rows(Difficulty(), rows(7), CONTEXT)
+    assert sizes == [7]
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (np.float32("nan"), "not_finite"),
+        (np.float32("-inf"), "not_finite"),
+        (np.array([0, np.nan], np.float32), "not_finite"),
+        (np.array([1, np.inf], np.float32), "not_finite"),
+        (np.zeros(3, np.float32), "zero_norm"),
+        (np.array([0, 1e-30], np.float32), ""),
+        (np.float32(0), ""),  # a score of zero is a score
+    ],
+)
+def test_only_numbers_that_cannot_be_used_are_faults(value: Any, reason: str) -> None:
+    assert fault(value) == reason
+
+
+def test_a_shard_holds_the_other_rows_and_its_sidecar_names_those_set_aside(hold: Any, tmp_path: Path) -> None:
+    made = rows(9, {0: NOTHING, 4: POISON, 8: POISON})
+    info = score_shard(shard(Direction(), hold(made), tmp_path))
+    assert (info["rows"], info["width"]) == (6, 3)
+    assert info["quarantined"] == [["id-0000", "zero_norm"], ["id-0004", "not_finite"], ["id-0008", "not_finite"]]
+    assert Workspace(tmp_path).committed("shard-000000.safetensors") == info
+    on_disk = map_tensors(tmp_path / "shard-000000.safetensors")
+    assert on_disk["rows"].tolist() == [1, 2, 3, 5, 6, 7]
+    assert on_disk["values"].tolist() == [numbers(made[i]) for i in (1, 2, 3, 5, 6, 7)]
+
+
+@pytest.mark.parametrize("scorer", [Difficulty(), Direction()], ids=lambda scorer: scorer.output)
+def test_the_quarantine_of_every_shard_is_found_by_id_and_an_arm_sees_the_rest(scorer: Scorer, hold: Any, tmp_path: Path) -> None:
+    bad = {3: POISON, SHARD_ROWS - 1: POISON, SHARD_ROWS + 2: POISON}
+    pool = hold(rows(SHARD_ROWS + 20, bad))
+    artifact = scored(scorer, pool, tmp_path, 0.05)
+    assert quarantined(artifact) == [(f"id-{i:04d}", "not_finite") for i in sorted(bad)]
+    features, kept = open_features(pool, **{scorer.output: artifact})
+    assert kept.tolist() == [i for i in range(len(pool)) if i not in bad]
+    found = features.vectors[:] if scorer.output == "vectors" else features.scores
+    wanted = [numbers(pool.rows[i]) if scorer.output == "vectors" else numbers(pool.rows[i])[0] for i in kept]
+    assert np.array_equal(found, np.array(wanted))
+
+
+def test_a_shard_of_which_nothing_is_left_does_no_harm_to_the_others(hold: Any, tmp_path: Path) -> None:
+    pool = hold(rows(SHARD_ROWS + 5, dict.fromkeys(range(SHARD_ROWS), POISON)))
+    artifact = scored(Direction(), pool, tmp_path, 1.0)
+    assert (artifact.manifest["summary"]["rows"], artifact.manifest["summary"]["width"]) == (5, 3)
+    features, kept = open_features(pool, artifact)
+    assert kept.tolist() == list(range(SHARD_ROWS, SHARD_ROWS + 5))
+    assert features.vectors[:].tolist() == [numbers(pool.rows[i]) for i in kept]
+
+
+def test_as_many_bad_rows_as_the_limit_allows_pass_and_one_more_is_refused(hold: Any, tmp_path: Path) -> None:
+    assert len(quarantined(scored(Difficulty(), hold(rows(20, {4: POISON})), tmp_path / "one", 0.05))) == 1
+    with pytest.raises(NumericError, match=r"2 of 20 rows .*first: row id-0004, not_finite.*the limit is 5\.0%"):
+        scored(Difficulty(), hold(rows(20, {4: POISON, 9: POISON})), tmp_path / "two", 0.05)
+
+
+@pytest.mark.parametrize(("scorer", "poison", "reason"), [(Difficulty(), POISON, "not_finite"), (Direction(), NOTHING, "zero_norm")])
+def test_when_every_row_is_bad_the_error_says_what_is_allowed_and_what_to_do(scorer: Scorer, poison: int, reason: str, hold: Any, tmp_path: Path) -> None:
+    with pytest.raises(NumericError) as caught:
+        scored(scorer, hold(rows(12, dict.fromkeys(range(12), poison))), tmp_path, 0.01)
+    said = str(caught.value)
+    assert "feature margin: 12 of 12 rows" in said and f"row id-0000, {reason}" in said
+    assert "the limit is 1.0%" in said and "hygiene.quarantine_limit" in said and "model.dtype: float32" in said
+    assert len(said.splitlines()) == 1
+    assert not list(tmp_path.glob("features-*"))  # nothing that a later run could take for a result
+
+
+class Relative(Difficulty):
+    """A row's sum less the mean over the sample that `prepare` saw."""
+
+    def prepare(self, sample: Iterable[Batch], context: ScoringContext) -> float:
+        sums = [value for batch in sample for value in super(Relative, self).score(batch, context).tolist()]
+        return sum(sums) / len(sums)
+
+    def score(self, batch: Batch, context: ScoringContext) -> Tensor:
+        return super().score(batch, context) - float(context.state)
+
+
+def test_a_scorer_that_prepares_gets_what_it_made_of_the_pool(hold: Any, tmp_path: Path) -> None:
+    made = rows(9, {})
+    hold(made)
+    score_shard(shard(Relative(), examples(made), tmp_path))
+    values = map_tensors(tmp_path / "shard-000000.safetensors")["values"]
+    plain = np.array([numbers(row)[0] for row in made])
+    assert values.tolist() == pytest.approx((plain - plain.mean()).tolist())
