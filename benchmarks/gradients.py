@@ -3,9 +3,10 @@
     python benchmarks/gradients.py [repetitions]
 
 A random Llama of 3.2 M parameters in its linear layers (hidden 256, 4 layers, 2,048 tokens) with LoRA of rank 8 on the
-attention layers; float32, one thread, 2,048 tokens a batch, loss over the later half of each row. Ours is the whole `less`
-scorer for one checkpoint: gradients, Adam's direction, sketch of 8,192. The loop stops at the gradients, which LESS's code
-would still have to project. The two take turns, so that a busy machine slows both; times are process CPU seconds.
+attention layers; float32, one thread, 2,048 tokens a batch as in a run, loss over the later half of each row. Ours is the
+whole `less` scorer for one checkpoint: gradients, Adam's direction, sketch of 8,192. The loop is LESS's: the model's own loss
+on one row, backward, gradients concatenated; it stops before the projection. The two take turns, so that a busy machine slows
+both; times are process CPU seconds.
 """
 
 import sys
@@ -23,7 +24,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from curate.core import Checkpoint, Row
 from curate.gradients import per_sample_gradients
 from curate.interfaces import ScoringContext
-from curate.model import LanguageModel, attach_adapters, token_losses
+from curate.model import LanguageModel, attach_adapters
 from curate.scorers.less import Less
 from curate.settings import Lora
 from curate.store import atomic_write, canonical
@@ -57,8 +58,9 @@ def loop(model: LanguageModel, rows: list[Row]) -> None:
     """One backward pass per row, its gradients concatenated."""
     for row in rows:
         model.model.zero_grad(set_to_none=True)
-        losses, _ = token_losses(model.model, model.batch([row]))
-        torch.autograd.backward(losses.mean())
+        batch = model.batch([row])
+        labels = batch.input_ids.masked_fill(~batch.supervised, -100)
+        model.model(input_ids=batch.input_ids, attention_mask=batch.mask.long(), labels=labels).loss.backward()
         torch.cat([parameter.grad.flatten() for parameter in model.names.values() if parameter.grad is not None])
     model.model.zero_grad(set_to_none=True)
 

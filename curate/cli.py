@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from curate.report.results import Results
 
 app = typer.Typer(
-    help="Choose the training rows that make a language model better at your target, and prove it.",
+    help="Choose the training rows that make a language model better at your target, and prove it. Any command takes --debug, for tracebacks.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -81,7 +81,7 @@ class LanguageModel:
 
     def use(self, checkpoint: Checkpoint) -> None:
         """Put the checkpoint's weights into the model."""
-        apply_weights(self.names, read_weights(checkpoint.path))
+        apply_weights(self.names, _kept(checkpoint.path))
 
 
 def resolve(spec: ModelSpec, folder: Path) -> ModelHandle:
@@ -243,6 +243,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     return load_file(str(path / "weights.safetensors"))
+
+
+_kept = lru_cache(maxsize=8)(read_weights)  # a warm-up's few small adapters, put in again for every batch
 
 
 def apply_weights(names: Mapping[str, nn.Parameter], weights: Mapping[str, Tensor]) -> None:

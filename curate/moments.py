@@ -33,12 +33,12 @@ class Moments:
     def direction(self, name: str, gradients: Tensor, *, published: bool = False) -> Tensor:
         """The step for each row's gradient (B, P); `published` gives the formula of LESS's code."""
         m, v = self._of(name, gradients.shape[1])
-        first = self.beta1 * m + (1 - self.beta1) * gradients
-        second = self.beta2 * v + (1 - self.beta2) * gradients.square()
-        if published:
-            return first / (second + self.epsilon).sqrt()
-        after = self.step + 1
-        return first / (1 - self.beta1**after) / ((second / (1 - self.beta2**after)).sqrt() + self.epsilon)
+        first, second = (1.0, 1.0) if published else (1 - self.beta1 ** (self.step + 1), 1 - self.beta2 ** (self.step + 1))
+        inside, outside = (self.epsilon, 0.0) if published else (0.0, self.epsilon)
+        # (B, P) is passed over as few times as the formula allows: this is most of what scoring adds to the gradients.
+        ahead = torch.add(m * (self.beta1 / first), gradients, alpha=(1 - self.beta1) / first)
+        spread = torch.addcmul(v * (self.beta2 / second) + inside, gradients, gradients, value=(1 - self.beta2) / second)
+        return ahead.div_(spread.sqrt_().add_(outside))
 
     def quarter_scale(self, name: str) -> Tensor:
         """v^(1/4) of each coordinate, floored so that a coordinate without history stays finite."""

@@ -30,10 +30,10 @@ class CountSketch:
     seed: int = 0
     stream: int = 0
 
-    def add(self, into: Tensor, values: Tensor, first: int) -> None:
-        """Add the sketch of coordinates first, first + 1, ... with `values` (B, P) to `into` (B, width)."""
+    def add(self, into: Tensor, values: Tensor, first: int, scale: Tensor | None = None) -> None:
+        """Add the sketch of coordinates first, first + 1, ... with `values` (B, P), times `scale` (P,), to `into` (B, width)."""
         bucket, sign = _hashes(self.width, self.seed, self.stream, first, values.shape[1], str(values.device))
-        into.scatter_add_(1, bucket.expand(len(values), -1), values * sign)
+        into.scatter_add_(1, bucket.expand(len(values), -1), values * (sign if scale is None else sign * scale))
 
     def dense(self, size: int) -> Tensor:
         """The same projection as an explicit (width, size) matrix; the oracle for small sizes."""

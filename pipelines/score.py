@@ -19,7 +19,7 @@ from curate.settings import Lora, Share, Warmup
 from curate.store import Workspace, canonical
 
 SHARD_ROWS = 256
-MICRO_BATCH_TOKENS = 4096
+MICRO_BATCH_TOKENS = 2048  # more tokens leave the caches of a CPU
 PREPARE_ROWS = 1024
 LAYOUT = {"shard_rows": SHARD_ROWS, "micro_batch_tokens": MICRO_BATCH_TOKENS}
 ATTENTION = Lora(r=8, alpha=16, targets="attention")

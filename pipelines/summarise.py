@@ -10,13 +10,14 @@ import numpy as np
 
 from curate import __version__
 from curate.core import Artifact
+from curate.data.examples import quarantined as set_aside
 from curate.features import quarantined
 from curate.pipelines.cells import Outcome
 from curate.pipelines.evaluate import item_scores
 from curate.pipelines.experiment import Experiment
 from curate.pipelines.session import Session
 from curate.recipe import Recipe
-from curate.report.results import Cell, CertificateRow, Comparison, DataSummary, FeatureRow, Results, SelectionRow, Stage, TaskScore
+from curate.report.results import Cell, CertificateRow, Comparison, DataSummary, FeatureRow, QuarantinedRow, Results, SelectionRow, Stage, TaskScore
 from curate.statistics import paired_difference, standard_error, verdict
 from curate.store import seconds_to_build
 
@@ -39,6 +40,7 @@ def summarise(recipe: Recipe, session: Session, experiment: Experiment, *, secon
         comparisons=_comparisons(recipe, experiment),
         stages=[Stage(**stage) for stage in session.stages],
         warnings=_warnings(recipe, experiment),
+        quarantined=_quarantined(experiment),
     )
 
 
@@ -147,6 +149,13 @@ def _compare(task: str, kind: tuple[str, bool], budget: str, arm: str, table: An
         high=interval.high if interval else None,
         verdict=verdict(interval, higher, metric) if interval else "",
     )
+
+
+def _quarantined(experiment: Experiment) -> list[QuarantinedRow]:
+    parts = (("pool", experiment.pool), ("target", experiment.target))
+    unread = [QuarantinedRow(part=part, **row) for part, artifact in parts for row in set_aside(artifact.path)]
+    features = experiment.features.items()
+    return unread + [QuarantinedRow(part=name, id=row, reason=reason) for name, artifact in features for row, reason in quarantined(artifact)]
 
 
 def _warnings(recipe: Recipe, experiment: Experiment) -> list[str]:

@@ -80,11 +80,9 @@ class Less(Scorer):
             moved.logical_or_(flat.any(1))
             if context.role == "pool" and self.direction != "sgd":
                 flat = moments.direction(name, flat, published=self.direction == "adam_less")
-            squares.add_(flat.square().sum(1, dtype=torch.float64))
-            if self.rebalance and self.direction != "sgd":
-                scale = moments.quarter_scale(name)
-                flat = flat * scale if context.role == "pool" else flat / scale
-            sketch.add(vectors, flat, first[name])
+            squares.add_(torch.linalg.vector_norm(flat, dim=1, dtype=torch.float64).square_())
+            scale = moments.quarter_scale(name) if self.rebalance and self.direction != "sgd" else None
+            sketch.add(vectors, flat, first[name], scale if scale is None or context.role == "pool" else 1 / scale)
 
         per_sample_gradients(model, batch, receive)
         # Without a gradient Adam still moves, by momentum alone; that says nothing about the row.

@@ -26,6 +26,16 @@ class DataSummary(Config):
     groups: dict[str, int] = Field(default_factory=dict, description="Used rows by source, label or sub-task.")
 
 
+class QuarantinedRow(Config):
+    """One row that was set aside, and why."""
+
+    part: str = Field(description="pool, target, or the feature that had no usable number for it.")
+    id: str
+    reason: str
+    detail: str = ""
+    origin: str = ""
+
+
 class FeatureRow(Config):
     """A feature that was computed, and what it cost."""
 
@@ -137,3 +147,4 @@ class Results(Config):
     comparisons: list[Comparison] = Field(default_factory=list)
     stages: list[Stage] = Field(default_factory=list)
     warnings: list[str] = Field(default_factory=list)
+    quarantined: list[QuarantinedRow] = Field(default_factory=list, description="Every row that was set aside, by id.")

@@ -49,6 +49,15 @@ def test_every_arm_is_trained_and_evaluated_beside_the_baselines(finished: Path)
         assert (comparison["verdict"] == "") == (comparison["arm"] == "random")
 
 
+def test_rows_that_were_set_aside_are_named_in_the_results(curate: Command, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    limits = ["model.max_length=26", "hygiene.quarantine_limit=60%", "evaluate.1.shots=0"]
+    assert curate("run", recipe, *limits, "--store", tmp_path / "store", "--runs", tmp_path / "runs", "--until", "prepare", "--json", "--quiet") == 0
+    printed = json.loads(capsys.readouterr().out)
+    named = [row for row in printed["quarantined"] if row["part"] == "pool"]
+    assert len({row["id"] for row in named}) == printed["pool"]["quarantined"]["too_long"] == printed["pool"]["rows_in"] - printed["pool"]["used"] > 0
+    assert all(row["reason"] == "too_long" and "at most 26" in row["detail"] for row in named)
+
+
 def test_selections_keep_their_budgets_and_count_what_they_took(finished: Path) -> None:
     for row in results(finished)["selections"]:
         assert row["rows"] == 20 if row["budget"] == "20" else 300 < row["tokens"] <= 400
