@@ -94,6 +94,7 @@ class Selector(Component):
     """Chooses rows: a pure function of features, budget, target and seed."""
 
     needs: ClassVar[frozenset[str]] = frozenset()  # of {"vectors", "scores", "similarity"}
+    needs_one_of: ClassVar[frozenset[str]] = frozenset()  # likewise, where any one of them will do
     seeded: ClassVar[bool] = True  # whether another seed may give other rows; if not, all seeds of a run share one selection
 
     @abstractmethod

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, Field, PlainSerializer, SerializeAsAny, ValidationError, field_validator, model_validator
 
-from curate.core import Budget, Config, Features
+from curate.core import Budget, Config
 from curate.data.source import Source
 from curate.errors import ConfigError
 from curate.interfaces import Scorer, Selector, Task
@@ -169,7 +169,7 @@ class Recipe(Config):
         if missing:
             slot = "vectors" if missing[0] in ("vectors", "similarity") else "scores"
             raise Misplaced(("arms", name), f"selector {arm.selector.name} needs {slot}, and the arm gives none; {self._offer(slot)}")
-        if not given and not _chooses_blindly(arm.selector):
+        if arm.selector.needs_one_of and not arm.selector.needs_one_of & given:
             choice = f"{self._offer('scores')}, or {self._offer('vectors')}"
             raise Misplaced(("arms", name), f"selector {arm.selector.name} needs scores or vectors, and the arm gives neither; {choice}")
 
@@ -181,15 +181,6 @@ class Recipe(Config):
         """The features that some arm reads; others are not computed."""
         wanted = {slot for arm in self.arms.values() for slot in (arm.vectors, arm.scores) if slot}
         return {name: scorer for name, scorer in self.features.items() if name in wanted}
-
-
-def _chooses_blindly(selector: Selector) -> bool:
-    """Whether the selector can do without any feature, tried on two rows that have none."""
-    try:
-        selector.select(Features.from_arrays(lengths=[1, 1]), Budget(amount=1))
-    except Exception:  # a method from outside may fail in any way on what it was not given
-        return False
-    return True
 
 
 def label_of(evaluation: Evaluate) -> str:

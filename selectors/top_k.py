@@ -21,6 +21,7 @@ class TopK(Selector):
     """
 
     name: Literal["top_k"] = Field(default="top_k", description="The selector's name in a recipe.")
+    needs_one_of: ClassVar[frozenset[str]] = frozenset({"scores", "similarity"})
     seeded: ClassVar[bool] = False
     largest: bool = Field(default=True, description="Take the largest values; false takes the smallest.")
     aggregate: Literal["mean", "max"] = Field(default="mean", description="Over target rows: the best group's mean, or the best single row.")

@@ -1,7 +1,9 @@
 """Every test runs offline, on one thread, with caches of its own, and draws the same examples each time."""
 
 import os
+import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 _CACHE = tempfile.TemporaryDirectory(prefix="curate-tests-")
@@ -53,6 +55,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if not torch.cuda.is_available():
             for item in needing:
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture
+def command_line(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Run `curate ...` in this process; its exit code."""
+
+    def run(*arguments: object) -> int:
+        from curate.__main__ import main
+
+        monkeypatch.setattr(sys, "argv", ["curate", *map(str, arguments)])
+        try:
+            main()
+        except SystemExit as end:
+            return int(end.code or 0)
+        return 0
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -1,12 +1,10 @@
 """Wrong recipes and wrong commands: an exit code, one sentence that says where, what was allowed and what to do, and no traceback."""
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from curate.__main__ import main
 from curate.store import locked
 
 RECIPE = """name: bad
@@ -26,17 +24,15 @@ Command = Callable[..., tuple[int, str]]
 
 
 @pytest.fixture
-def curate(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
+def curate(command_line: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
     """Run `curate ...` in an empty folder; its exit code and what it said on standard error, for it may say nothing else."""
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: object) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["curate", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            main()
+        code = command_line(*arguments)
         said = capsys.readouterr()
         assert said.out == "" and "Traceback" not in said.err
-        return int(end.value.code or 0), said.err
+        return code, said.err
 
     return run
 

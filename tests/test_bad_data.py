@@ -2,14 +2,11 @@
 
 import gzip
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-from curate.__main__ import main
 
 RECIPE = """name: bad
 pool: {POOL}
@@ -27,7 +24,9 @@ def lines(*rows: Any) -> bytes:
 
 
 @pytest.fixture
-def prepare(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, tiny: Path) -> Prepare:
+def prepare(
+    command_line: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, tiny: Path
+) -> Prepare:
     """Read this pool as a run would; the exit code and what was said on standard error."""
     monkeypatch.chdir(tmp_path)
 
@@ -40,12 +39,7 @@ def prepare(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
             text = text.replace(place, value)
         Path("bad.yaml").write_text(text)
         options = ["--until", "prepare", "--quiet"] if command == "run" else []
-        monkeypatch.setattr(sys, "argv", ["curate", command, "bad.yaml", *overrides, *options])
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = int(end.code or 0)
+        code = command_line(command, "bad.yaml", *overrides, *options)
         said = capsys.readouterr()
         assert "Traceback" not in said.err and (command != "run" or code == 0 or said.out == "")
         return code, said.err

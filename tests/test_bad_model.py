@@ -2,14 +2,11 @@
 
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-from curate.__main__ import main
 
 RECIPE = """name: bad
 pool: {{synthetic: pool, rows: 20}}
@@ -29,7 +26,7 @@ LOOP = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% end
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+def run(command_line: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
     """Score with the model under this path; the exit code and what was said on standard error, for nothing else may be said."""
     monkeypatch.chdir(tmp_path)
 
@@ -37,13 +34,11 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
         slot = "scores" if scorer == "loss" else "vectors"
         Path("bad.yaml").write_text(RECIPE.format(path=json.dumps(str(path)), scorer=scorer, slot=slot))
         options = ["--until", until, "--quiet", "--workers", "1"] if command == "run" else []
-        monkeypatch.setattr(sys, "argv", ["curate", command, "bad.yaml", *overrides, *options])
-        with pytest.raises(SystemExit) as end:
-            main()
+        code = command_line(command, "bad.yaml", *overrides, *options)
         said = capsys.readouterr()
         assert said.out == "" and "Traceback" not in said.err
         assert said.err.startswith("error: ") and said.err.count("\n") == 1
-        return int(end.value.code or 0), said.err
+        return code, said.err
 
     return score
 

@@ -129,6 +129,14 @@ def _check_refusals(selector: Selector, pool: Features, target: Features) -> Non
     reads: set[str] = set()
     for need in selector.needs:
         reads |= {"vectors", "similarity"} if need == "similarity" and pool.similarity is None else {need}
+    bare: dict[str, Any] = dict.fromkeys(("vectors", "scores", "similarity"))
+    if selector.needs_one_of:
+        _refused(selector, replace(pool, **bare), target, f"{selector.name}: must refuse features without {' or '.join(sorted(selector.needs_one_of))}")
+    elif not reads:
+        try:
+            _full(selector, replace(pool, **bare), Budget(amount=2), target)
+        except (CurateError, TypeError, AttributeError) as error:
+            raise Nonconforming(f"{selector.name}: declares no need, but cannot do without scores or vectors; declare needs or needs_one_of") from error
     if not reads:
         return
     absent: dict[str, Any] = dict.fromkeys(reads)

@@ -1,13 +1,10 @@
 """A small experiment on generated data and the tiny model, run through the command line's own entry point."""
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-
-from curate.__main__ import main
 
 RECIPE = """
 name: small
@@ -40,16 +37,7 @@ def recipe(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def curate(monkeypatch: pytest.MonkeyPatch) -> Command:
-    """Run `curate ...` in this process; its exit code."""
+def curate(command_line: Command) -> Command:
+    """The command line, with the one arithmetic thread that tasks have anyway."""
     torch.set_num_threads(1)
-
-    def run(*arguments: object) -> int:
-        monkeypatch.setattr(sys, "argv", ["curate", *map(str, arguments)])
-        try:
-            main()
-        except SystemExit as end:
-            return int(end.code or 0)
-        return 0
-
-    return run
+    return command_line

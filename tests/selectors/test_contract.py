@@ -10,6 +10,7 @@ from pydantic import Field
 
 import curate.selectors
 from curate.core import Budget, Features, Selection
+from curate.errors import DataError
 from curate.interfaces import Context, Selector
 from curate.testing import Nonconforming, check_selector, sample_features
 
@@ -89,7 +90,8 @@ class _Meddling(_First):
 
     def pick(self, pool: Features, budget: Budget) -> Selection:
         order = np.argsort(pool.ids)
-        pool.scores.sort()  # type: ignore[union-attr]
+        if pool.scores is not None:
+            pool.scores.sort()
         return Selection.of(budget.fill(order, pool), prefix_consistent=False)
 
 
@@ -100,3 +102,17 @@ class _Meddling(_First):
 def test_the_suite_catches_a_selector_that_breaks_a_promise(wrong: Selector, promise: str) -> None:
     with pytest.raises(Nonconforming, match=promise):
         check_selector(wrong)
+
+
+class _Silent(_First):
+    """Reads scores without saying so."""
+
+    def pick(self, pool: Features, budget: Budget) -> Selection:
+        if pool.scores is None:
+            raise DataError("no scores")
+        return Selection.of(budget.fill(np.argsort(pool.ids), pool), prefix_consistent=False)
+
+
+def test_a_need_that_is_not_declared_is_caught() -> None:
+    with pytest.raises(Nonconforming, match="declares no need, but cannot do without"):
+        check_selector(_Silent())
