@@ -1,12 +1,14 @@
 """Features on disk: one safetensors file per shard, read through memory maps as if it were one array.
 
-A shard holds `rows`, the numbers of its rows in the order of the examples, and `values` (n, D) or (n,). Rows that
-gave no usable number are not in it; the shard's sidecar names them with a reason.
+A shard holds `rows`, the numbers of its rows in the order of the examples, and `values` (n, D) or (n,) in one of the
+formats of curate/storage.py, which read back as float32. Rows that gave no usable number are not in it; the shard's
+sidecar names them with a reason.
 """
 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,45 +17,72 @@ from numpy.typing import NDArray
 
 from curate.core import Artifact, Examples, Features, Integers
 from curate.errors import DataError, IntegrityError
+from curate.storage import Stored, encode, stored_rows
 from curate.store import read_json
 
-_DTYPES = {"F32": np.float32, "F64": np.float64, "I64": np.int64, "F16": np.float16}
+_DTYPES = {"F32": np.float32, "F64": np.float64, "I64": np.int64, "F16": np.float16, "I8": np.int8, "U8": np.uint8}
 
 
-def shard_bytes(rows: Integers, values: NDArray[np.float32]) -> bytes:
-    """One shard as safetensors."""
+def shard_bytes(rows: Integers, values: NDArray[np.float32], stored: Stored = "float32") -> bytes:
+    """One shard as safetensors; a NumericError names the row that the format cannot hold by its number in `rows`."""
     from safetensors.numpy import save
 
-    return save({"rows": np.ascontiguousarray(rows, np.int64), "values": np.ascontiguousarray(values, np.float32)})
+    numbers = np.ascontiguousarray(rows, np.int64)
+    return save({"rows": numbers, **encode(values, stored, numbers)})
 
 
 def map_tensors(path: Path) -> dict[str, NDArray[Any]]:
-    """The tensors of a safetensors file as read-only memory maps."""
+    """The tensors of a safetensors file, as they are stored, through one read-only memory map."""
     with open(path, "rb") as file:
         size = int.from_bytes(file.read(8), "little")
         if size > 1 << 20:
             raise IntegrityError(f"{path} is no safetensors file of ours: its header claims {size} bytes")
         header = json.loads(file.read(size))
+    data = np.memmap(path, np.uint8, "r")[8 + size :]  # each map holds a file handle, so there is one for all tensors
     mapped: dict[str, NDArray[Any]] = {}
     for name, entry in header.items():
         if name != "__metadata__":
             begin, end = entry["data_offsets"]
-            shape = tuple(entry["shape"])
-            dtype = _DTYPES[entry["dtype"]]
-            mapped[name] = np.memmap(path, dtype, "r", 8 + size + begin, shape) if end > begin else np.zeros(shape, dtype)
+            mapped[name] = data[begin:end].view(_DTYPES[entry["dtype"]]).reshape(entry["shape"])
     return mapped
 
 
 @dataclass(frozen=True)
-class ShardedRows:
-    """Rows of several arrays as one read-only array; `where` maps a row to its place in their concatenation."""
+class Shard:
+    """The rows of one file, mapped while they are read: thousands of files cannot all be open at once."""
 
-    parts: Sequence[NDArray[Any]]
+    path: Path
+    shape: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    @property
+    def dtype(self) -> Any:
+        return np.dtype(np.float32)
+
+    def __getitem__(self, key: Any) -> NDArray[Any]:
+        return np.asarray(_mapped(self.path)[key])
+
+
+@lru_cache(maxsize=64)
+def _mapped(path: Path) -> Any:
+    return stored_rows(map_tensors(path))
+
+
+@dataclass(frozen=True)
+class ShardedRows:
+    """Rows of several arrays as one read-only array; `where` maps a row to its place in their concatenation.
+
+    A part is an array, `StoredRows` or a `Shard`; only the rows that are asked for are read and decoded.
+    """
+
+    parts: Sequence[Any]  # each (n, D) or (n,), of one dtype
     starts: Integers  # (S + 1,) first row of each part
     where: Integers  # (N,)
 
     @classmethod
-    def of(cls, parts: Sequence[NDArray[Any]]) -> "ShardedRows":
+    def of(cls, parts: Sequence[Any]) -> "ShardedRows":
         starts = np.concatenate([[0], np.cumsum([len(part) for part in parts])]).astype(np.int64)
         return cls(parts, starts, np.arange(starts[-1]))
 
@@ -91,9 +120,15 @@ def quarantined(artifact: Artifact) -> list[tuple[str, str]]:
     return [(str(row), str(reason)) for sidecar in sidecars for row, reason in sidecar["quarantined"]]
 
 
-def open_features(examples: Examples, vectors: Artifact | None = None, scores: Artifact | None = None) -> tuple[Features, Integers]:
-    """The rows that every given feature has numbers for, and their positions among the examples."""
-    opened = {name: _open(artifact) for name, artifact in (("vectors", vectors), ("scores", scores)) if artifact}
+def open_features(
+    examples: Examples, vectors: Artifact | None = None, scores: Artifact | None = None, similarity: Artifact | None = None
+) -> tuple[Features, Integers]:
+    """The rows that every given feature has numbers for, and their positions among the examples.
+
+    `similarity` holds (n, M) similarities to the target's rows, its columns in the order of their ids.
+    """
+    given = {"vectors": vectors, "scores": scores, "similarity": similarity}
+    opened = {name: _open(artifact) for name, artifact in given.items() if artifact}
     kept = np.arange(len(examples))
     for rows, _ in opened.values():
         kept = np.intersect1d(kept, rows, assume_unique=True)
@@ -109,6 +144,11 @@ def open_features(examples: Examples, vectors: Artifact | None = None, scores: A
 
 
 def _open(artifact: Artifact) -> tuple[Integers, ShardedRows]:
-    mapped = [map_tensors(artifact.path / name) for name in artifact.manifest["summary"]["shards"]]
-    rows = np.concatenate([np.asarray(part["rows"]) for part in mapped]) if mapped else np.zeros(0, np.int64)
-    return rows, ShardedRows.of([part["values"] for part in mapped if len(part["rows"])])
+    rows: list[Integers] = []
+    shards: list[Shard] = []
+    for name in artifact.manifest["summary"]["shards"]:
+        tensors = map_tensors(artifact.path / name)
+        if len(tensors["rows"]):
+            rows.append(np.array(tensors["rows"], np.int64))
+            shards.append(Shard(artifact.path / name, tuple(stored_rows(tensors).shape)))
+    return np.concatenate(rows) if rows else np.zeros(0, np.int64), ShardedRows.of(shards)
