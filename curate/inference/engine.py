@@ -1,11 +1,11 @@
-"""Exact log-likelihoods and greedy generation over many prompts that begin alike.
+"""Exact log-likelihoods and generation, greedy or sampled, over many prompts that begin alike.
 
 The tokens that all contexts share are prefilled once; every context is computed once and serves all its
 continuations; logits are formed only where they are read, and log-probabilities are taken in float32. Results equal
 those of the uncached model up to the rounding of a sum in another order.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,13 @@ from curate.inference.prefix import common_prefix, fork, is_forkable, pad_rows
 from curate.model import LanguageModel, micro_batches
 
 Tokens = Sequence[int]
+# (logits (B, V) in float32, which contexts they follow (B,), how many tokens each has so far) -> the next token of each (B,)
+Choose = Callable[[Tensor, Integers, int], Tensor]
+
+
+def most_likely(logits: Tensor, contexts: Integers, step: int) -> Tensor:
+    """Greedy: the token of the largest logit, of equal ones the first."""
+    return logits.argmax(-1)
 
 
 @dataclass
@@ -42,13 +49,13 @@ class Engine:
                     results[int(i)] = values
         return results
 
-    def generate(self, contexts: Sequence[Tokens], *, max_tokens: int, stop: Sequence[int]) -> list[list[int]]:
-        """The most likely next token again and again, until a token of `stop` (left out) or `max_tokens`."""
+    def generate(self, contexts: Sequence[Tokens], *, max_tokens: int, stop: Sequence[int], choose: Choose = most_likely) -> list[list[int]]:
+        """The token that `choose` takes again and again, until a token of `stop` (left out) or `max_tokens`."""
         results: list[list[int]] = [[] for _ in contexts]
         with torch.inference_mode():
             for batch, cache, mask, logits in self._prefilled(contexts, max_tokens):
                 lengths = torch.tensor([len(contexts[int(i)]) for i in batch], device=self.model.device)
-                for i, tokens in zip(batch, self._decode(cache, mask, logits, lengths, max_tokens, frozenset(stop)), strict=True):
+                for i, tokens in zip(batch, self._decode(batch, cache, mask, logits, lengths, max_tokens, frozenset(stop), choose), strict=True):
                     results[int(i)] = tokens
         return results
 
@@ -99,11 +106,13 @@ class Engine:
                 totals[i][j] += float(nats.double().sum())
         return totals
 
-    def _decode(self, cache: Any, mask: Tensor, logits: Tensor, lengths: Tensor, max_tokens: int, stop: frozenset[int]) -> list[list[int]]:
+    def _decode(
+        self, contexts: Integers, cache: Any, mask: Tensor, logits: Tensor, lengths: Tensor, max_tokens: int, stop: frozenset[int], choose: Choose
+    ) -> list[list[int]]:
         tokens: list[list[int]] = [[] for _ in range(len(mask))]
         going = list(range(len(mask)))
         for taken in range(max_tokens):
-            following = logits.argmax(-1)
+            following = choose(logits, contexts, taken)
             going = [i for i in going if int(following[i]) not in stop]
             for i in going:
                 tokens[i].append(int(following[i]))

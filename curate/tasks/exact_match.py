@@ -1,13 +1,11 @@
 """Whether the model writes the right answer."""
 
-import re
 from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from curate.answers import Extract, read_answer
 from curate.interfaces import Answer, Item, Task
-
-_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 
 
 class ExactMatch(Task):
@@ -21,7 +19,7 @@ class ExactMatch(Task):
     generates: ClassVar[bool] = True
 
     max_tokens: int = Field(32, ge=1, description="Longest generation.")
-    extract: Literal["text", "number"] = "text"
+    extract: Extract = "text"
     ignore_case: bool = False
 
     def grade(self, item: Item, answer: Answer) -> float:
@@ -29,8 +27,5 @@ class ExactMatch(Task):
         return float(said is not None and said == right)
 
     def _read(self, text: str) -> str | float | None:
-        if self.extract == "number":
-            found = _NUMBER.findall(text)
-            return float(found[-1].replace(",", "")) if found else None
-        trimmed = text.strip()
-        return trimmed.lower() if self.ignore_case else trimmed
+        read = read_answer(text, self.extract)
+        return read.lower() if self.ignore_case and isinstance(read, str) else read
