@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Protocol, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,6 +20,7 @@ from curate.errors import ConfigError, DataError, NumericError
 Floats = NDArray[np.floating[Any]]
 Integers = NDArray[np.int64]
 Strings = NDArray[np.str_]
+Turns = tuple[tuple[str, str], ...]
 Unit = Literal["rows", "fraction", "tokens", "supervised_tokens"]
 
 _SUFFIX = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
@@ -31,6 +32,30 @@ class Config(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
+    def __hash__(self) -> int:
+        """Of the fields as JSON, for a field may be a list."""
+        return hash((type(self), self.model_dump_json()))
+
+
+class Content(Protocol):
+    """What a row says, apart from its tokens; rows on disk read it when it is asked for."""
+
+    @property
+    def turns(self) -> Turns:
+        """(role, content) of every turn; plain text is one turn of role "", a row that came as token ids has none."""
+
+    @property
+    def fields(self) -> Mapping[str, Any]:
+        """The columns that the row was read from."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """Content in memory."""
+
+    turns: Turns = ()
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
 
 @dataclass(frozen=True)
 class Row:
@@ -38,6 +63,7 @@ class Row:
 
     input_ids: NDArray[np.int32]
     supervised: NDArray[np.bool_]
+    content: Content = Written()
 
 
 @dataclass(frozen=True)

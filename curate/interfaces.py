@@ -2,11 +2,14 @@
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
 
-from curate.core import Budget, Checkpoint, Config, Features, Selection
+from pydantic import Field
+
+from curate.core import Budget, Checkpoint, Config, Content, Features, Row, Selection
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -15,6 +18,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 R = TypeVar("R")
+Output = Literal["vectors", "scores", "similarity"]
+Reads = Literal["text", "tokens", "logits", "hidden", "gradients"]
+Stored = Literal["float32", "float16", "int8", "sign"]
+State = Mapping[str, Any]  # arrays and tensors by name: what `prepare` leaves, stored as safetensors
 
 
 class Cluster(Protocol):
@@ -47,7 +54,9 @@ class ScoringContext(Context):
     model: "LanguageModel | None" = None
     checkpoints: Sequence[Checkpoint] = ()
     role: Literal["pool", "target"] = "pool"
-    state: Any = None  # what `prepare` returned
+    target: Sequence[Row] = ()  # (M,) the target's rows in the order of their ids
+    state: State | None = None  # what `prepare` returned
+    folder: Path = Path()  # that relative paths in the scorer's fields start from
 
 
 @dataclass(frozen=True)
@@ -57,6 +66,7 @@ class Batch:
     input_ids: "Tensor"  # (B, T) int64
     mask: "Tensor"  # (B, T) bool, False on padding
     supervised: "Tensor"  # (B, T) bool
+    content: Sequence[Content] = ()  # (B,) what the rows say
 
 
 class Component(Config, ABC):
@@ -67,7 +77,7 @@ class Component(Config, ABC):
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
-        if cls.__module__.startswith("curate.") and cls.__module__ != __name__:
+        if cls.__module__.startswith("curate.") and "name" in cls.__dict__ and cls.__module__ != __name__:
             stem = cls.__module__.rsplit(".", 1)[-1]
             expected = "".join(part.capitalize() for part in re.split("_", stem))
             if cls.__name__ != expected:
@@ -75,19 +85,37 @@ class Component(Config, ABC):
 
 
 class Scorer(Component):
-    """Turns each row into a vector or a number, row by row: any batch and any order give the same rows."""
+    """Turns each row into a vector, a number or its similarities to the target, row by row: any batch and any order give the same rows."""
 
-    output: ClassVar[Literal["vectors", "scores"]]
-    reads: ClassVar[Literal["text", "tokens", "logits", "hidden", "gradients"]]
-    warmup: ClassVar[bool] = False  # whether it reads checkpoints of a warm-up
+    output: ClassVar[Output]
+    reads: ClassVar[Reads]  # text and tokens need no model
+    targeted: ClassVar[bool] = False  # whether it reads the target's rows
+    sample_rows: ClassVar[int | None] = 1024  # how many rows of the pool `prepare` reads, drawn by their ids; None for all of them
+
+    @property
+    def warmup(self) -> bool:
+        """Whether it reads the checkpoints of a warm-up."""
+        return False
 
     @abstractmethod
     def score(self, batch: Batch, context: ScoringContext) -> "Tensor":
-        """(B, D) float32 if the output is vectors, (B,) if it is scores."""
+        """(B, D) float32 if the output is vectors, (B,) if it is scores, (B, M) to the rows of `context.target` if it is similarity."""
 
-    def prepare(self, sample: Iterable[Batch], context: ScoringContext) -> Any:
-        """What the scorer needs of the whole pool (document frequencies, curvature factors); stored once."""
+    def prepare(self, sample: Iterable[Batch], context: ScoringContext) -> State | None:
+        """What the scorer needs of the whole pool or of the target (document frequencies, curvature factors); computed once and stored."""
         return None
+
+    def inputs(self, folder: Path) -> Mapping[str, str]:
+        """Hashes of the files, beyond pool, target and model, that decide its numbers; an error that says which one is not to be had."""
+        return {}
+
+
+class VectorScorer(Scorer):
+    """A scorer whose output is vectors, and how they are kept on disk."""
+
+    output: ClassVar[Output] = "vectors"
+
+    store: Stored = Field("float32", description="Numbers on disk: float32, float16, int8 (scaled per row) or sign (one bit); the report says what it costs.")
 
 
 class Selector(Component):

@@ -3,7 +3,6 @@
 Only safetensors, never remote code; a Hub id is resolved to a folder once, and every worker loads that folder.
 """
 
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from curate.adapters import attach_adapters
 from curate.core import Checkpoint, Integers, Row
 from curate.errors import ModelError
 from curate.interfaces import Batch
@@ -22,7 +22,6 @@ from curate.settings import Lora, ModelSpec
 from curate.store import canonical, digest, file_digest
 
 _WANTED = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
-_ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj", "out_proj", "c_attn", "query_key_value", "attention.dense", "attn.c_proj", "Wqkv", "qkv_proj")
 
 
 @dataclass(frozen=True)
@@ -56,15 +55,7 @@ class LanguageModel:
 
     def batch(self, rows: Sequence[Row]) -> Batch:
         """Rows right-padded to the longest, on the model's device."""
-        width = max(len(row.input_ids) for row in rows)
-        ids = np.full((len(rows), width), self.pad, np.int64)
-        mask = np.zeros((len(rows), width), bool)
-        supervised = np.zeros((len(rows), width), bool)
-        for i, row in enumerate(rows):
-            ids[i, : len(row.input_ids)] = row.input_ids
-            mask[i, : len(row.input_ids)] = True
-            supervised[i, : len(row.input_ids)] = row.supervised
-        return Batch(*(torch.from_numpy(array).to(self.device) for array in (ids, mask, supervised)))
+        return padded(rows, self.pad, self.device)
 
     @property
     def pad(self) -> int:
@@ -74,9 +65,7 @@ class LanguageModel:
 
     def hidden_states(self, batch: Batch) -> Tensor:
         """The decoder's last hidden states after its final norm, (B, T, H)."""
-        causal = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
-        decoder = getattr(causal, causal.base_model_prefix)
-        states: Tensor = decoder(input_ids=batch.input_ids, attention_mask=batch.mask.long(), use_cache=False).last_hidden_state
+        states: Tensor = decoder_of(self.model)(input_ids=batch.input_ids, attention_mask=batch.mask.long(), use_cache=False).last_hidden_state
         return states
 
     def use(self, checkpoint: Checkpoint) -> None:
@@ -138,17 +127,34 @@ def load_tokenizer(handle: ModelHandle) -> Any:
 
 def check_architecture(handle: ModelHandle) -> None:
     """ModelError if no model can be built from the configuration, tokenizer and adapters; loads no weights."""
+    model = _skeleton(handle)
+    _check_vocabulary(model, load_tokenizer(handle), handle)
+    if handle.lora:
+        attach_adapters(model, handle.lora, 0)
+
+
+def trained_numbers(handle: ModelHandle, modules: str | Sequence[str] = "all") -> int:
+    """How many numbers the gradient of the trained linear layers has; loads no weights."""
+    from curate.gradients import trained_layers
+
+    model = _skeleton(handle)
+    names = dict(model.named_parameters())
+    if handle.lora:
+        model, names = attach_adapters(model, handle.lora, 0)
+    layers = trained_layers(LanguageModel(model, None, "meta", names), modules)
+    return sum(names[name].numel() for name in layers)
+
+
+def _skeleton(handle: ModelHandle) -> Any:
+    """The model without its weights."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     try:
         config = AutoConfig.from_pretrained(str(handle.path), trust_remote_code=False)
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+            return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except Exception as error:  # whatever a wrong number in a configuration leads to
         raise ModelError(f"{handle.path / 'config.json'} describes no model that transformers can build: {_first_line(error)}; use another model") from error
-    _check_vocabulary(model, load_tokenizer(handle), handle)
-    if handle.lora:
-        attach_adapters(model, handle.lora, 0)
 
 
 def fresh(handle: ModelHandle, device: str = "cpu", *, seed: int = 0) -> LanguageModel:
@@ -200,44 +206,6 @@ def _check_weights(model: Any, found: Mapping[str, Any], handle: ModelHandle) ->
             raise ModelError(f"the weights in {handle.path} are damaged: {name} holds NaN or infinity; restore them from the model's repository")
 
 
-def attach_adapters(model: Any, lora: Lora, seed: int) -> tuple[Any, dict[str, nn.Parameter]]:
-    """The model with low-rank adapters drawn from `seed` on its linear layers, and their weights by saved name."""
-    import peft
-
-    linear = [name for name, module in model.named_modules() if is_linear(module) and not _is_head(model, module)]
-    endings = _ATTENTION if lora.targets == "attention" else ("",) if lora.targets == "all" else tuple(lora.targets)
-    chosen = [name for name in linear if name.endswith(endings)]
-    if not chosen:
-        kinds = sorted({name.rsplit(".", 1)[-1] for name in linear})
-        raise ModelError(f"lora.targets {list(endings)} match no linear layer; this model has {', '.join(kinds)}")
-    config = peft.LoraConfig(
-        r=lora.r, lora_alpha=lora.alpha,  # type: ignore[arg-type]  # peft divides it, whole or not
-        lora_dropout=lora.dropout, target_modules=chosen, task_type="CAUSAL_LM", fan_in_fan_out=_has_conv1d(model)
-    )
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers for a name that is about to change
-        torch.manual_seed(seed)
-        adapted = peft.get_peft_model(model, config)
-    return adapted, {_saved_name(name): parameter for name, parameter in adapted.named_parameters() if parameter.requires_grad}
-
-
-def is_linear(module: nn.Module) -> bool:
-    """Whether the module is y = W x + b, in either of the two layouts in use."""
-    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
-
-
-def _has_conv1d(model: nn.Module) -> bool:
-    return any(type(module).__name__ == "Conv1D" for module in model.modules())
-
-
-def _is_head(model: Any, module: nn.Module) -> bool:
-    return module is model.get_output_embeddings()
-
-
-def _saved_name(name: str) -> str:
-    return name.replace(".lora_A.default.", ".lora_A.").replace(".lora_B.default.", ".lora_B.")
-
-
 def read_weights(path: Path) -> dict[str, Tensor]:
     """The trained tensors of a checkpoint by name."""
     from safetensors.torch import load_file
@@ -270,17 +238,44 @@ def micro_batches(lengths: Integers, tokens: int) -> Iterator[Integers]:
         start += size
 
 
+def padded(rows: Sequence[Row], pad: int, device: str) -> Batch:
+    """Rows right-padded to the longest with the token `pad`."""
+    width = max(len(row.input_ids) for row in rows)
+    ids = np.full((len(rows), width), pad, np.int64)
+    mask = np.zeros((len(rows), width), bool)
+    supervised = np.zeros((len(rows), width), bool)
+    for i, row in enumerate(rows):
+        ids[i, : len(row.input_ids)] = row.input_ids
+        mask[i, : len(row.input_ids)] = True
+        supervised[i, : len(row.input_ids)] = row.supervised
+    tensors = [torch.from_numpy(array).to(device) for array in (ids, mask, supervised)]
+    return Batch(tensors[0], tensors[1], tensors[2], [row.content for row in rows])
+
+
 def token_logits(model: Any, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     """Logits (S, V) in float32 before every supervised token, that token, and its row number, both (S,).
 
-    Logits are formed only from the first position that any row of the batch needs.
+    The head reads only the positions that are asked for: they take the place of the decoder's output.
     """
     wanted = batch.supervised[:, 1:]
-    first = int(wanted.any(0).to(torch.int8).argmax())
-    width = batch.input_ids.shape[1]
-    output = model(input_ids=batch.input_ids, attention_mask=batch.mask.long(), use_cache=False, logits_to_keep=width - first)
-    row, position = torch.nonzero(wanted[:, first:], as_tuple=True)
-    return output.logits[row, position].float(), batch.input_ids[row, position + first + 1], row
+    row, position = torch.nonzero(wanted, as_tuple=True)
+
+    def pick(module: nn.Module, inputs: Any, output: Any) -> Any:
+        output.last_hidden_state = output.last_hidden_state[row, position].unsqueeze(0)
+        return output
+
+    hook = decoder_of(model).register_forward_hook(pick)
+    try:
+        logits = model(input_ids=batch.input_ids, attention_mask=batch.mask.long(), use_cache=False).logits
+    finally:
+        hook.remove()
+    return logits[0].float(), batch.input_ids[row, position + 1], row
+
+
+def decoder_of(model: Any) -> Any:
+    """The part of a causal language model below its head."""
+    causal = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return getattr(causal, causal.base_model_prefix)
 
 
 def token_losses(model: Any, batch: Batch) -> tuple[Tensor, Tensor]:

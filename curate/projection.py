@@ -7,6 +7,7 @@ splitmix64 of (seed, stream, p), so a row's sketch does not depend on batch, wor
 
 from dataclasses import dataclass
 from functools import lru_cache
+from hashlib import blake2b
 
 import numpy as np
 import torch
@@ -22,6 +23,9 @@ def splitmix64(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return mixed ^ (mixed >> np.uint64(31))
 
 
+_PIECE = 1 << 22  # coordinates whose hashes are held at a time
+
+
 @dataclass(frozen=True)
 class CountSketch:
     """A projection to `width` numbers; each `stream` (such as a checkpoint) has a hash of its own."""
@@ -32,8 +36,11 @@ class CountSketch:
 
     def add(self, into: Tensor, values: Tensor, first: int, scale: Tensor | None = None) -> None:
         """Add the sketch of coordinates first, first + 1, ... with `values` (B, P), times `scale` (P,), to `into` (B, width)."""
-        bucket, sign = _hashes(self.width, self.seed, self.stream, first, values.shape[1], str(values.device))
-        into.scatter_add_(1, bucket.expand(len(values), -1), values * (sign if scale is None else sign * scale))
+        for start in range(0, values.shape[1], _PIECE):
+            piece = values[:, start : start + _PIECE]
+            bucket, sign = _hashes(self.width, self.seed, self.stream, first + start, piece.shape[1], str(values.device))
+            factor = sign if scale is None else sign * scale[start : start + _PIECE]
+            into.scatter_add_(1, bucket.expand(len(values), -1), piece * factor)
 
     def dense(self, size: int) -> Tensor:
         """The same projection as an explicit (width, size) matrix; the oracle for small sizes."""
@@ -43,7 +50,22 @@ class CountSketch:
         return matrix
 
 
-@lru_cache(maxsize=4096)
+def fold(sketched: Tensor, width: int) -> Tensor:
+    """(B, K) sketches of width K as sketches of `width`, a divisor of K: buckets are counted modulo the width."""
+    folded: Tensor = sketched.unflatten(1, (-1, width)).sum(1)
+    return folded
+
+
+@lru_cache(maxsize=1024)
+def factor(rows: int, columns: int, key: str, device: str) -> Tensor:
+    """(rows, columns) random signs over sqrt(rows), each a hash of (key, place): inner products of columns are kept in expectation."""
+    seed = np.frombuffer(blake2b(key.encode(), digest_size=8).digest(), "<u8").astype(np.uint64)
+    mixed = splitmix64(np.arange(rows * columns, dtype=np.uint64) ^ splitmix64(seed))
+    signs = (mixed & np.uint64(1)).astype(np.float32) * 2 - 1
+    return torch.from_numpy(signs.reshape(rows, columns) / np.float32(rows**0.5)).to(device)
+
+
+@lru_cache(maxsize=256)
 def _hashes(width: int, seed: int, stream: int, first: int, size: int, device: str) -> tuple[Tensor, Tensor]:
     key = splitmix64(splitmix64(np.array([seed], np.uint64)) ^ np.array([stream], np.uint64))
     mixed = splitmix64(np.arange(first, first + size, dtype=np.uint64) ^ key)

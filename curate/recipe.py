@@ -10,12 +10,13 @@ from pydantic import BaseModel, BeforeValidator, Field, PlainSerializer, Seriali
 from curate.core import Budget, Config
 from curate.data.source import Source
 from curate.errors import ConfigError
-from curate.interfaces import Scorer, Selector, Task
+from curate.interfaces import Output, Scorer, Selector, Task
 from curate.registry import component
 from curate.settings import ModelSpec, Share, Train, Warmup
 from curate.strict_yaml import Document, Misplaced, explain, load, nearest, override
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+SLOTS: tuple[Output, ...] = ("vectors", "scores", "similarity")
 _RESERVED = ("zero_shot", "random", "full")
 
 
@@ -77,6 +78,7 @@ class Arm(Config):
 
     vectors: str | None = Field(None, description="Name of a feature whose scorer gives vectors.")
     scores: str | None = Field(None, description="Name of a feature whose scorer gives scores.")
+    similarity: str | None = Field(None, description="Name of a feature whose scorer gives similarities to the target.")
     selector: AnySelector
 
 
@@ -155,7 +157,7 @@ class Recipe(Config):
         return self
 
     def _check_arm(self, name: str, arm: Arm) -> None:
-        for slot, other in (("vectors", "scores"), ("scores", "vectors")):
+        for slot in SLOTS:
             wanted: str | None = getattr(arm, slot)
             if wanted is None:
                 continue
@@ -163,12 +165,14 @@ class Recipe(Config):
                 raise Misplaced(("arms", name, slot), f"there is no feature {wanted!r}; {nearest(wanted, list(self.features), 'features')}")
             scorer = self.features[wanted]
             if scorer.output != slot:
-                raise Misplaced(("arms", name, slot), f"scorer {scorer.name} of {wanted!r} yields {scorer.output}, not {slot}; write {other}: {wanted}")
-        given = {slot for slot in ("vectors", "scores") if getattr(arm, slot)} | ({"similarity"} if arm.vectors else set())
+                raise Misplaced(("arms", name, slot), f"scorer {scorer.name} of {wanted!r} yields {scorer.output}, not {slot}; write {scorer.output}: {wanted}")
+        if arm.vectors and arm.similarity:
+            raise Misplaced(("arms", name), "an arm compares with the target by vectors or by a similarity, not by both; remove one")
+        given: set[str] = {slot for slot in SLOTS if getattr(arm, slot)} | ({"similarity"} if arm.vectors else set())
         missing = sorted(arm.selector.needs - given)
         if missing:
-            slot = "vectors" if missing[0] in ("vectors", "similarity") else "scores"
-            raise Misplaced(("arms", name), f"selector {arm.selector.name} needs {slot}, and the arm gives none; {self._offer(slot)}")
+            lacking = "vectors" if missing[0] == "similarity" else missing[0]
+            raise Misplaced(("arms", name), f"selector {arm.selector.name} needs {lacking}, and the arm gives none; {self._offer(lacking)}")
         if arm.selector.needs_one_of and not arm.selector.needs_one_of & given:
             choice = f"{self._offer('scores')}, or {self._offer('vectors')}"
             raise Misplaced(("arms", name), f"selector {arm.selector.name} needs scores or vectors, and the arm gives neither; {choice}")
@@ -179,8 +183,20 @@ class Recipe(Config):
 
     def used_features(self) -> dict[str, Scorer]:
         """The features that some arm reads; others are not computed."""
-        wanted = {slot for arm in self.arms.values() for slot in (arm.vectors, arm.scores) if slot}
+        wanted = self.wanted_outputs()
         return {name: scorer for name, scorer in self.features.items() if name in wanted}
+
+    def wanted_outputs(self) -> dict[str, frozenset[str]]:
+        """For each feature that some arm reads, what the arms read of it: vectors, scores, or only the similarity to the target."""
+        wanted: dict[str, frozenset[str]] = {}
+        for arm in self.arms.values():
+            reads = arm.selector.needs | arm.selector.needs_one_of
+            compares = "similarity" in reads and "vectors" not in reads
+            for slot in SLOTS:
+                feature: str | None = getattr(arm, slot)
+                if feature:
+                    wanted[feature] = wanted.get(feature, frozenset()) | {"similarity" if slot == "vectors" and compares else slot}
+        return wanted
 
 
 def label_of(evaluation: Evaluate) -> str:

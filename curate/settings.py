@@ -62,6 +62,9 @@ class Warmup(Optimizer):
     epochs: int = Field(4, ge=1, description="One checkpoint is kept per epoch.")
     seed: int = Field(0, ge=0)
     lora: Lora | None = Field(None, description="Default: the model's own, else rank 8, alpha 16 on the attention layers.")
+    trainer: str | None = Field(
+        None, description="Folder of a Hugging Face Trainer run (its output_dir): its checkpoints are read, and no warm-up of our own is trained."
+    )
 
 
 class Train(Optimizer):

@@ -104,6 +104,19 @@ class Workspace:
         return info if whole else None
 
 
+@dataclass(frozen=True)
+class Request:
+    """What an artifact is to be made of."""
+
+    stage: str
+    fields: Mapping[str, Any]
+    inputs: Sequence[str] = ()
+    version: int = 1
+
+
+MakeTogether = Callable[[Sequence[Workspace | None]], Sequence[Mapping[str, Any] | None]]
+
+
 class Store:
     """Artifacts under one folder. `notify` hears of waits and of damaged artifacts that are built again."""
 
@@ -145,26 +158,40 @@ class Store:
         version: int = 1,
     ) -> Artifact:
         """The artifact of this content: found, or made now by `make`, whose return value becomes its summary."""
-        key = self.key(stage, version, fields, inputs)
-        found = self.find(key)
-        if found:
-            return found
-        with locked(self.root / ".part" / f"{key}.lock", wait=True, notify=self.notify):
-            found = self.find(key)  # another process may have finished it while this one waited
-            if found:
-                return found
-            workspace = Workspace(self.root / ".part" / key)
-            workspace.path.mkdir(parents=True, exist_ok=True)
-            for leftover in workspace.path.glob(".*.tmp"):
-                leftover.unlink(missing_ok=True)
-            started = time.monotonic()
-            summary = make(workspace)
-            atomic_write(workspace.path / "built.json", canonical({"seconds": round(time.monotonic() - started, 3)}))
-            return self._finish(key, stage, version, fields, inputs, summary, workspace.path)
+        return self.build_together([Request(stage, fields, inputs, version)], lambda places: [make(place) if place else None for place in places])[0]
+
+    def build_together(self, requests: Sequence[Request], make: MakeTogether) -> list[Artifact]:
+        """The artifacts of several contents; `make` gets a workspace for each that has to be made, None for each that was found.
+
+        Locks are taken in the order of the keys, so that two processes never wait for each other.
+        """
+        keys = [self.key(request.stage, request.version, request.fields, request.inputs) for request in requests]
+        with contextlib.ExitStack() as locks:
+            for key in sorted(set(keys)):
+                if self.find(key) is None:
+                    locks.enter_context(locked(self.root / ".part" / f"{key}.lock", wait=True, notify=self.notify))
+            missing = [key for key in dict.fromkeys(keys) if self.find(key) is None]  # another process may have finished some while this one waited
+            if missing:
+                places = [self._open(key) if key in missing and keys.index(key) == number else None for number, key in enumerate(keys)]
+                started = time.monotonic()
+                summaries = make(places)
+                seconds = {"seconds": round((time.monotonic() - started) / len(missing), 3)}
+                for request, key, place, summary in zip(requests, keys, places, summaries, strict=True):
+                    if place is not None and summary is not None:
+                        atomic_write(place.path / "built.json", canonical(seconds))
+                        self._finish(key, request.stage, request.version, request.fields, request.inputs, summary, place.path)
+        return [artifact for key in keys if (artifact := self.find(key)) is not None]
+
+    def _open(self, key: str) -> Workspace:
+        workspace = Workspace(self.root / ".part" / key)
+        workspace.path.mkdir(parents=True, exist_ok=True)
+        for leftover in workspace.path.glob(".*.tmp"):
+            leftover.unlink(missing_ok=True)
+        return workspace
 
     def _finish(
         self, key: str, stage: str, version: int, fields: Mapping[str, Any], inputs: Sequence[str], summary: Mapping[str, Any], part: Path
-    ) -> Artifact:
+    ) -> None:
         files = {
             str(file.relative_to(part)): {"bytes": file.stat().st_size, "blake2b": file_digest(file)}
             for file in sorted(part.rglob("*"))
@@ -189,10 +216,8 @@ class Store:
             _sync_folder(self.root)
         except OSError as error:
             raise DiskError(f"cannot move {part} to {final}: {error.strerror}; run the same command again") from error
-        artifact = Artifact(key, final, manifest)
         self.built.add(key)
-        self._verified[key] = artifact
-        return artifact
+        self._verified[key] = Artifact(key, final, manifest)
 
 
 def seconds_to_build(artifact: Artifact) -> float:

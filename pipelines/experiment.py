@@ -9,10 +9,11 @@ from curate.features import open_features
 from curate.model import check_architecture, resolve
 from curate.pipelines.cells import Chosen, Outcome, run_cells
 from curate.pipelines.evaluate import Examination, examine
+from curate.pipelines.features import Scored, inputs_of, score_features
 from curate.pipelines.prepare import prepare
-from curate.pipelines.score import ATTENTION, score, warm_up
 from curate.pipelines.select import check_budget, select
 from curate.pipelines.session import Session
+from curate.pipelines.warm import checkpoints_of, warm_handle, warm_up
 from curate.recipe import Arm, Recipe
 
 
@@ -22,7 +23,7 @@ class Experiment:
 
     pool: Artifact
     target: Artifact
-    features: dict[str, Artifact]
+    features: dict[str, Scored]
     chosen: list[Chosen]
     examinations: list[Examination]
     outcomes: list[Outcome]
@@ -31,11 +32,15 @@ class Experiment:
 def run(recipe: Recipe, session: Session, until: str = "") -> Experiment:
     """Compute what is missing of the experiment, up to a stage; every result is an artifact that the next run finds."""
     handle = resolve(recipe.model, session.folder)
-    base, warm = replace(handle, lora=None), replace(handle, lora=recipe.warmup.lora or handle.lora or ATTENTION)
+    base = replace(handle, lora=None)
 
-    needs_warmup = any(scorer.warmup for scorer in recipe.used_features().values())
+    used = recipe.used_features()
+    needs_warmup = any(scorer.warmup for scorer in used.values())
+    warm = warm_handle(handle, recipe.warmup, session.folder) if needs_warmup else handle
     for variant in (handle, warm) if needs_warmup else (handle,):
         check_architecture(variant)
+    for scorer in used.values():
+        scorer.inputs(session.folder)
     pool = prepare(session, "pool", recipe.pool, base, recipe.hygiene)
     target = prepare(session, "target", _target_sources(recipe), base, recipe.hygiene)
     rows = open_examples(pool.path)
@@ -46,19 +51,13 @@ def run(recipe: Recipe, session: Session, until: str = "") -> Experiment:
     if until == "prepare":
         return Experiment(pool, target, {}, [], examinations, [])
 
-    scored: dict[str, tuple[Artifact, Artifact | None]] = {}
     warmup = warm_up(session, warm, pool, recipe.warmup) if needs_warmup else None
-    for name, scorer in recipe.used_features().items():
-        given = (scorer, warm if scorer.warmup else base)
-        checkpoints = warmup if scorer.warmup else None
-        ours = score(session, name, *given, pool, None, checkpoints, recipe.hygiene.quarantine_limit)
-        theirs = score(session, name, *given, pool, target, checkpoints, recipe.hygiene.quarantine_limit) if scorer.output == "vectors" else None
-        scored[name] = (ours, theirs)
-    features = {name: ours for name, (ours, _) in scored.items()}
+    checkpoints = (warmup, checkpoints_of(warmup)) if warmup else None
+    features = score_features(session, recipe, inputs_of(session, base, warm, pool, target, checkpoints))
     if until == "score":
         return Experiment(pool, target, features, [], examinations, [])
 
-    chosen = [_select(session, recipe, name, arm, budget, seed, pool, rows, target, scored) for name, arm, budget, seed in _arms(recipe)]
+    chosen = [_select(session, recipe, name, arm, budget, seed, pool, rows, target, features) for name, arm, budget, seed in _arms(recipe)]
     if until == "select":
         return Experiment(pool, target, features, chosen, examinations, [])
 
@@ -88,9 +87,9 @@ def _select(
     pool: Artifact,
     rows: Examples,
     target: Artifact,
-    scored: dict[str, tuple[Artifact, Artifact | None]],
+    features: dict[str, Scored],
 ) -> Chosen:
-    ours, theirs = scored[arm.vectors] if arm.vectors else (None, None)
+    compared = features[arm.vectors or arm.similarity or ""] if arm.vectors or arm.similarity else None
     artifact = select(
         session,
         name,
@@ -99,7 +98,13 @@ def _select(
         seed,
         (pool, rows),
         (target, open_examples(target.path)),
-        vectors=(ours, theirs) if ours and theirs else None,
-        scores=scored[arm.scores][0] if arm.scores else None,
+        vectors=compared.vectors if compared else None,
+        scores=features[arm.scores].scores if arm.scores else None,
+        similarity=compared.similarity if compared and _compares(arm) else None,
     )
     return Chosen(name, budget, seed, artifact)
+
+
+def _compares(arm: Arm) -> bool:
+    """Whether the arm reads the similarity to the target and no vectors."""
+    return "vectors" not in arm.selector.needs | arm.selector.needs_one_of

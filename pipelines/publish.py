@@ -77,7 +77,7 @@ def _reason(arm: str, rank: int, count: int, gain: float) -> str:
 def _card(results: Results, chosen: SelectionRow) -> Card:
     recipe: Mapping[str, Any] = yaml.safe_load(results.recipe)
     method = recipe["arms"].get(chosen.arm, {"selector": {"name": chosen.arm}})
-    features = {name: recipe["features"][name] for name in (method.get("vectors"), method.get("scores")) if name}
+    features = {name: recipe["features"][name] for name in map(method.get, ("vectors", "scores", "similarity")) if name}
     compared = [c for c in results.comparisons if c.arm == chosen.arm and c.budget == chosen.budget and c.verdict]
     return Card(
         name=f"{results.name}: {chosen.arm}",

@@ -1,5 +1,9 @@
-"""Score: every row of the pool and the target as vectors or numbers, shard by shard."""
+"""Score: every row of the pool and the target as vectors, numbers or similarities, shard by shard.
 
+Features that read the same model are scored together: a shard is read once, and scorers that read the same forward pass share it.
+"""
+
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -8,198 +12,177 @@ from typing import Any, Literal
 
 import numpy as np
 
-from curate.core import Artifact, Checkpoint
+from curate.core import Artifact
 from curate.data.examples import open_examples
-from curate.errors import NumericError
+from curate.errors import DiskError, NumericError
 from curate.features import shard_bytes
-from curate.interfaces import Scorer, ScoringContext
-from curate.pipelines.session import Session, numeric_environment
-from curate.randomness import uniform
-from curate.settings import Lora, Share, Warmup
-from curate.store import Workspace, canonical
+from curate.interfaces import Scorer
+from curate.pipelines.session import Session
+from curate.pipelines.state import Inputs, prepare_state
+from curate.settings import Share
+from curate.storage import bytes_per_row, storage_error
+from curate.store import Request, Workspace
 
 SHARD_ROWS = 256
-MICRO_BATCH_TOKENS = 2048  # more tokens leave the caches of a CPU
-PREPARE_ROWS = 1024
-LAYOUT = {"shard_rows": SHARD_ROWS, "micro_batch_tokens": MICRO_BATCH_TOKENS}
-ATTENTION = Lora(r=8, alpha=16, targets="attention")
+# More tokens leave the caches of a CPU; fewer leave a GPU waiting for its kernels to be launched.
+MICRO_BATCH_TOKENS = {"cpu": 2048, "cuda": 16384}
+Role = Literal["pool", "target"]
 opened = lru_cache(maxsize=2)(open_examples)
 
 
 @dataclass(frozen=True)
-class WarmupTask:
-    """A warm-up run, as a worker gets it."""
+class Job:
+    """One feature to compute: a scorer with its state."""
 
-    handle: Any  # curate.model.ModelHandle
-    examples: Path
-    settings: Warmup
+    label: str
+    scorer: Scorer
+    state: Artifact | None
+
+
+@dataclass(frozen=True)
+class Part:
+    """A job's share of a shard, as a worker gets it."""
+
+    scorer: Scorer
+    state: Path | None
     workspace: Path
-    device: str
 
 
 @dataclass(frozen=True)
 class ShardTask:
-    """Rows start to stop of the examples, as a worker gets them."""
+    """Rows start to stop of the examples, for all jobs that read the same model, as a worker gets them."""
 
-    scorer: Scorer
-    handle: Any  # curate.model.ModelHandle
+    parts: tuple[Part, ...]
+    inputs: Inputs
     examples: Path
-    pool: Path  # examples that `prepare` draws its sample from
-    checkpoints: tuple[Checkpoint, ...]
-    role: Literal["pool", "target"]
-    workspace: Path
+    role: Role
     start: int
     stop: int
-    device: str
 
     @property
     def name(self) -> str:
         return f"shard-{self.start // SHARD_ROWS:06d}.safetensors"
 
 
-def warm_up(session: Session, handle: Any, pool: Artifact, settings: Warmup) -> Artifact:
-    """A short training run on a random part of the pool; one checkpoint with its optimizer moments per epoch."""
-
-    def make(workspace: Workspace) -> Mapping[str, Any]:
-        task = WarmupTask(handle, pool.path, settings, workspace.path, session.device)
-        return next(iter(session.cluster.map(run_warmup, [task], label="warm-up")))
-
-    fields = {"settings": settings.model_dump(mode="json"), "model": handle.identity(), "environment": numeric_environment(session.device)}
-    return session.build("warmup", "warm-up", make, fields=fields, inputs=[pool.key])
+def micro_batch_tokens(device: str) -> int:
+    """Padded tokens of a batch: part of the plan, so that it decides nothing but itself."""
+    return MICRO_BATCH_TOKENS[device.split(":")[0]]
 
 
-def run_warmup(task: WarmupTask) -> dict[str, Any]:
-    """Train on the drawn rows and save a checkpoint after every epoch."""
-    from curate.model import fresh
-    from curate.train import TrainingSet, learning_rate, plan_steps, save_checkpoint, train
-
-    examples = open_examples(task.examples)
-    count = max(1, int(task.settings.fraction * len(examples)))
-    rows = np.sort(np.argsort(uniform(task.settings.seed, "warm-up rows", examples.ids), kind="stable")[:count])
-    data = TrainingSet(examples.ids[rows], [examples.rows[int(row)] for row in rows], examples.lengths[rows], np.ones(count, np.float32))
-    plan = plan_steps(data, task.settings, task.settings.seed)
-    per_epoch = len(plan) // task.settings.epochs
-    model = fresh(task.handle, task.device, seed=task.settings.seed)
-    workspace = Workspace(task.workspace)
-
-    def after_step(step: int, optimizer: Any) -> None:
-        if step % per_epoch == 0:
-            mean = sum(learning_rate(task.settings, s, len(plan)) for s in range(step - per_epoch, step)) / per_epoch
-            state = {"step": step, "learning_rate": mean}
-            save_checkpoint(model, workspace, f"checkpoint-{step:06d}", state, task.settings, optimizer)
-
-    log = train(model, data, plan, task.settings, task.settings.seed, workspace, save_every=per_epoch, after_step=after_step)
-    workspace.write("losses.json", canonical(log.losses))
-    return {"steps": log.steps, "tokens": log.tokens, "rows": count, "last_loss": log.losses[-1]}
+def jobs_of(session: Session, scorers: Mapping[str, Scorer], inputs: Inputs) -> list[Job]:
+    """The features to compute, each with its state prepared."""
+    tokens = micro_batch_tokens(session.device)
+    return [Job(label, scorer, prepare_state(session, label, scorer, inputs, tokens)) for label, scorer in scorers.items()]
 
 
-def checkpoints_of(warmup: Artifact) -> tuple[Checkpoint, ...]:
-    """The warm-up's checkpoints, first to last."""
-    from curate.store import read_json
+def score(session: Session, jobs: Sequence[Job], inputs: Inputs, role: Role, quarantine_limit: Share) -> dict[str, Artifact]:
+    """The features of the pool's rows, or of the target's, by label; a killed run repeats at most the shards that were being computed."""
+    examples = inputs.pool if role == "pool" else inputs.target
+    rows = int(examples.manifest["summary"]["used"])
+    plan = [(start, min(start + SHARD_ROWS, rows)) for start in range(0, rows, SHARD_ROWS)]
+    layout = {"shard_rows": SHARD_ROWS, "micro_batch_tokens": micro_batch_tokens(session.device)}
+    requests = [
+        Request(
+            "features",
+            {**inputs.fields(job.scorer), "role": role, "layout": layout},
+            [examples.key] + list(inputs.keys if job.scorer.warmup else ()) + ([job.state.key] if job.state else []),
+            job.scorer.version,
+        )
+        for job in jobs
+    ]
 
-    folders = sorted(path.parent for path in warmup.path.glob("checkpoint-*/state.json"))
-    states = [read_json(folder / "state.json") for folder in folders]
-    return tuple(Checkpoint(folder, int(state["step"]), float(state["learning_rate"])) for folder, state in zip(folders, states, strict=True))
+    def make(places: Sequence[Workspace | None]) -> list[Mapping[str, Any] | None]:
+        missing = [(job, place) for job, place in zip(jobs, places, strict=True) if place]
+        _announce(session, [job for job, _ in missing], rows)
+        parts = tuple(Part(job.scorer, job.state.path if job.state else None, place.path) for job, place in missing)
+        tasks = [ShardTask(parts, inputs, examples.path, role, start, stop) for start, stop in plan]
+        done = list(session.cluster.map(score_shard, tasks, label=f"{', '.join(job.label for job, _ in missing)} ({role})"))
+        by_job = iter([[sidecars[number] for sidecars in done] for number in range(len(missing))])
+        return [_summary(job, plan, rows, next(by_job), quarantine_limit) if place else None for job, place in zip(jobs, places, strict=True)]
+
+    artifacts = session.build_together([f"{job.label} ({role})" for job in jobs], requests, make) if jobs else []
+    return {job.label: artifact for job, artifact in zip(jobs, artifacts, strict=True)}
 
 
-def score(
-    session: Session,
-    label: str,
-    scorer: Scorer,
-    handle: Any,
-    pool: Artifact,
-    target: Artifact | None,
-    warmup: Artifact | None,
-    quarantine_limit: Share,
-) -> Artifact:
-    """One feature of the pool's rows, or of the target's; a killed run repeats at most the shards that were being computed."""
-    role: Literal["pool", "target"] = "target" if target else "pool"
-    examples = target or pool
-
-    def make(workspace: Workspace) -> Mapping[str, Any]:
-        rows = int(examples.manifest["summary"]["used"])
-        checkpoints = checkpoints_of(warmup) if warmup else ()
-        tasks = [
-            ShardTask(scorer, handle, examples.path, pool.path, checkpoints, role, workspace.path, start, min(start + SHARD_ROWS, rows), session.device)
-            for start in range(0, rows, SHARD_ROWS)
-        ]
-        done = list(session.cluster.map(score_shard, tasks, label=f"{label} ({role})"))
-        _check_rows(label, rows, done, quarantine_limit)
-        return {"shards": [task.name for task in tasks], "rows": sum(info["rows"] for info in done), "width": done[0]["width"] if done else 0}
-
-    fields = {
-        "scorer": scorer.model_dump(mode="json"),
-        "role": role,
-        "model": handle.identity(),
-        "layout": LAYOUT,
-        "environment": numeric_environment(session.device),
+def _summary(job: Job, plan: Sequence[tuple[int, int]], rows: int, done: Sequence[Mapping[str, Any]], limit: Share) -> dict[str, Any]:
+    _check_rows(job.label, rows, done, limit)
+    errors = [info["storage_error"] for info in done if info["storage_error"]]
+    return {
+        "shards": [f"shard-{start // SHARD_ROWS:06d}.safetensors" for start, _ in plan],
+        "rows": sum(info["rows"] for info in done),
+        "width": done[0]["width"] if done else 0,
+        "bytes": sum(info["bytes"] for info in done),
+        "stored": _stored(job.scorer),
+        "storage_error": {name: _pooled(errors, name, counted) for name, counted in (("row_error", "rows"), ("cosine_error", "pairs")) if errors},
     }
-    inputs = [examples.key] + ([warmup.key] if warmup else []) + ([pool.key] if prepares(scorer) else [])
-    return session.build("features", f"{label} ({role})", make, fields=fields, inputs=inputs, version=scorer.version)
 
 
-def score_shard(task: ShardTask) -> dict[str, Any]:
-    """Score the rows of one shard and commit it; a shard that is already committed is read back instead."""
-    from curate.model import cached, micro_batches
+def _pooled(errors: Sequence[Mapping[str, float]], name: str, counted: str) -> float:
+    """The root mean square over all shards, each counted as often as it was measured."""
+    total = sum(error[counted] for error in errors)
+    return float(np.sqrt(sum(error[counted] * error[name] ** 2 for error in errors) / total)) if total else 0.0
 
-    workspace = Workspace(task.workspace)
-    done = workspace.committed(task.name)
-    if done is not None:
-        return done
+
+def _stored(scorer: Scorer) -> Any:
+    return getattr(scorer, "store", "float32")
+
+
+def _announce(session: Session, jobs: Sequence[Job], rows: int) -> None:
+    """Say what the features will take of the disk where it is known beforehand, and refuse what it does not hold."""
+    wanted = 0
+    for job in jobs:
+        width = getattr(job.scorer, "numbers", None)
+        if width is not None and job.scorer.output == "vectors":
+            size = rows * bytes_per_row(width, _stored(job.scorer))
+            session.store.notify(f"feature {job.label}: {rows:,} rows of {width:,} numbers in {_stored(job.scorer)}, {size / 2**20:,.0f} MiB on disk")
+            wanted += size
+    session.store.root.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(session.store.root).free
+    if wanted > free:
+        raise DiskError(
+            f"the features take {wanted / 2**30:.1f} GiB, and {session.store.root} has {free / 2**30:.1f} GiB free; "
+            "use store: float16 or int8, a smaller width, or another --store"
+        )
+
+
+def score_shard(task: ShardTask) -> list[dict[str, Any]]:
+    """Score the rows of one shard and commit them for every job; what is already committed is read back instead."""
+    done = [Workspace(part.workspace).committed(task.name) for part in task.parts]
+    missing = [part for part, info in zip(task.parts, done, strict=True) if info is None]
+    fresh = iter(_computed(task, missing) if missing else ())
+    return [info if info is not None else next(fresh) for info in done]
+
+
+def _computed(task: ShardTask, parts: Sequence[Part]) -> list[dict[str, Any]]:
+    from curate.rowwise import batches, score_rows
+
     examples = opened(task.examples)
-    model = cached(task.handle, task.device)
-    context = ScoringContext(device=task.device, model=model, checkpoints=task.checkpoints, role=task.role)
-    if prepares(task.scorer):
-        context = replace(context, state=prepared(task.scorer, task.handle, task.pool, task.checkpoints, task.device))
-    values: list[Any] = [None] * (task.stop - task.start)
-    for batch in micro_batches(examples.lengths[task.start : task.stop], MICRO_BATCH_TOKENS):
+    jobs = [(part.scorer, replace(task.inputs.context(part.scorer, part.state), role=task.role)) for part in parts]
+    model = jobs[0][1].model
+    values: list[list[Any]] = [[None] * (task.stop - task.start) for _ in jobs]
+    for batch in batches(examples.lengths[task.start : task.stop], model, micro_batch_tokens(task.inputs.device)):
         rows = [examples.rows[task.start + int(i)] for i in batch]
-        for i, value in zip(batch, score_rows(task.scorer, rows, context), strict=True):
-            values[int(i)] = value
-    reasons = {i: reason for i, value in enumerate(values) if (reason := fault(value))}
+        for kept, numbers in zip(values, score_rows(jobs, rows), strict=True):
+            for i, value in zip(batch, numbers, strict=True):
+                kept[int(i)] = value
+    return [_commit(task, part, examples.ids, kept) for part, kept in zip(parts, values, strict=True)]
+
+
+def _commit(task: ShardTask, part: Part, ids: Any, values: Sequence[Any]) -> dict[str, Any]:
+    from curate.rowwise import faults
+
+    reasons = faults(values, part.scorer.output)
     kept = [i for i in range(len(values)) if i not in reasons]
     stacked = np.stack([values[i] for i in kept]) if kept else np.zeros((0, *np.shape(values[0])), np.float32)
+    stored = _stored(part.scorer)
+    data = shard_bytes(np.array(kept, np.int64) + task.start, stacked, stored)
     info = {
         "rows": len(kept),
         "width": int(stacked.shape[1]) if stacked.ndim == 2 else 1,
-        "quarantined": [[str(examples.ids[task.start + i]), reason] for i, reason in sorted(reasons.items())],
+        "quarantined": [[str(ids[task.start + i]), reason] for i, reason in sorted(reasons.items())],
+        "storage_error": storage_error(stacked, stored) if stored != "float32" and kept else {},
     }
-    return workspace.commit(task.name, shard_bytes(np.array(kept, np.int64) + task.start, stacked), info)
-
-
-def score_rows(scorer: Scorer, rows: Sequence[Any], context: ScoringContext) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """The scorer's numbers for these rows; when one spoils the batch, each row alone, so that neighbours keep theirs."""
-    model = context.model
-    if model is None:
-        raise ValueError("scoring needs a model")
-    out: np.ndarray[Any, np.dtype[np.float32]] = scorer.score(model.batch(rows), context).float().cpu().numpy()
-    if len(rows) > 1 and not np.isfinite(out).all():
-        return np.concatenate([score_rows(scorer, [row], context) for row in rows])
-    return out
-
-
-def prepares(scorer: Scorer) -> bool:
-    """Whether the scorer wants to know something of the whole pool first."""
-    return type(scorer).prepare is not Scorer.prepare
-
-
-@lru_cache(maxsize=2)
-def prepared(scorer: Scorer, handle: Any, pool: Path, checkpoints: tuple[Checkpoint, ...], device: str) -> Any:
-    """What the scorer made of a sample of the pool, which is the same in every process."""
-    from curate.model import cached, micro_batches
-
-    examples, model = opened(pool), cached(handle, device)
-    drawn = np.argsort(uniform(0, "prepare", examples.ids), kind="stable")[:PREPARE_ROWS]
-    batches = micro_batches(examples.lengths[drawn], MICRO_BATCH_TOKENS)
-    sample = (model.batch([examples.rows[int(row)] for row in drawn[batch]]) for batch in batches)
-    return scorer.prepare(sample, ScoringContext(device=device, model=model, checkpoints=checkpoints))
-
-
-def fault(value: Any) -> str:
-    """Why a row's numbers cannot be used; empty if they can."""
-    if not np.isfinite(value).all():
-        return "not_finite"
-    return "zero_norm" if np.ndim(value) and not np.any(value) else ""
+    return Workspace(part.workspace).commit(task.name, data, info)
 
 
 def _check_rows(label: str, rows: int, done: Sequence[Mapping[str, Any]], limit: float) -> None:

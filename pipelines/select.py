@@ -24,14 +24,17 @@ def select(
     *,
     vectors: tuple[Artifact, Artifact] | None = None,
     scores: Artifact | None = None,
+    similarity: tuple[Artifact, Integers] | None = None,
 ) -> Artifact:
-    """One arm's selection; `vectors` are the pool's and the target's."""
+    """One arm's selection; `vectors` are the pool's and the target's, and give way to a similarity with the target rows of its columns."""
     used = seed if selector.seeded else 0
-    inputs = [pool[0].key, target[0].key] + [artifact.key for artifact in (*(vectors or ()), scores) if artifact]
+    if similarity:
+        vectors = None
+    inputs = [pool[0].key, target[0].key] + [artifact.key for artifact in (*(vectors or ()), scores, similarity[0] if similarity else None) if artifact]
 
     def make(workspace: Workspace) -> Mapping[str, Any]:
-        features, kept = open_features(pool[1], vectors[0] if vectors else None, scores)
-        wanted = open_features(target[1], vectors[1])[0] if vectors else None
+        features, kept = open_features(pool[1], vectors[0] if vectors else None, scores, similarity[0] if similarity else None)
+        wanted = open_features(target[1], vectors[1])[0] if vectors else only(target[1], similarity[1]) if similarity else None
         check_budget(budget, features, f"arm {arm}")
         chosen = selector.select(features, budget, target=wanted, context=Context(seed=used, device=session.device)).validate(features, budget)
         workspace.write("selection.parquet", selection_bytes(chosen, features, kept))
@@ -39,6 +42,11 @@ def select(
 
     fields = {"selector": selector.model_dump(mode="json"), "budget": str(budget), "seed": used}
     return session.build("selection", f"{arm} {budget} seed {seed}", make, fields=fields, inputs=inputs, version=selector.version)
+
+
+def only(examples: Examples, rows: Integers) -> Features:
+    """These rows without any numbers."""
+    return Features(examples.ids[rows], examples.lengths[rows], groups=examples.groups[rows], supervised=examples.supervised[rows])
 
 
 def check_budget(budget: Budget, pool: Features, name: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from curate.cluster import InProcess, LocalDask
 from curate.core import Artifact
-from curate.store import Store, Workspace, seconds_to_build
+from curate.store import MakeTogether, Request, Store, Workspace, seconds_to_build
 
 
 @dataclass
@@ -26,11 +26,17 @@ class Session:
         self, stage: str, label: str, make: Callable[[Workspace], Mapping[str, Any]], *, fields: Mapping[str, Any], inputs: Sequence[str] = (), version: int = 1
     ) -> Artifact:
         """An artifact from the store, built if it is not there."""
-        self.announce(stage, label)
-        cached = self.store.find(self.store.key(stage, version, fields, inputs)) is not None
-        artifact = self.store.build(stage, make, fields=fields, inputs=inputs, version=version)
-        self.note(stage, label, artifact, cached)
-        return artifact
+        return self.build_together([label], [Request(stage, fields, inputs, version)], lambda places: [make(place) if place else None for place in places])[0]
+
+    def build_together(self, labels: Sequence[str], requests: Sequence[Request], make: MakeTogether) -> list[Artifact]:
+        """Several artifacts from the store, those that are not there built in one go."""
+        for label, request in zip(labels, requests, strict=True):
+            self.announce(request.stage, label)
+        cached = [self.store.find(self.store.key(request.stage, request.version, request.fields, request.inputs)) is not None for request in requests]
+        artifacts = self.store.build_together(requests, make)
+        for label, request, artifact, found in zip(labels, requests, artifacts, cached, strict=True):
+            self.note(request.stage, label, artifact, found)
+        return artifacts
 
     def note(self, stage: str, label: str, artifact: Artifact, cached: bool) -> None:
         """Record that the run used this artifact."""

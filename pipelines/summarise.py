@@ -12,14 +12,18 @@ from curate import __version__
 from curate.core import Artifact
 from curate.data.examples import quarantined as set_aside
 from curate.features import quarantined
+from curate.fidelity import OVERLAP, SPEARMAN
 from curate.pipelines.cells import Outcome
 from curate.pipelines.evaluate import item_scores
 from curate.pipelines.experiment import Experiment
+from curate.pipelines.features import Scored
 from curate.pipelines.session import Session
 from curate.recipe import Recipe
 from curate.report.results import Cell, CertificateRow, Comparison, DataSummary, FeatureRow, QuarantinedRow, Results, SelectionRow, Stage, TaskScore
 from curate.statistics import paired_difference, standard_error, verdict
 from curate.store import seconds_to_build
+
+FIDELITY = ("spearman", "overlap", "overlap_per_target", "pearson_by_law", "width_by_law", "rows", "targets")
 
 
 def summarise(recipe: Recipe, session: Session, experiment: Experiment, *, seconds: float, command: str) -> Results:
@@ -34,7 +38,7 @@ def summarise(recipe: Recipe, session: Session, experiment: Experiment, *, secon
         recipe=recipe_text(recipe),
         pool=_data(experiment.pool),
         targets={", ".join(recipe.target): _data(experiment.target)},
-        features=[_feature(recipe, session, name, artifact) for name, artifact in experiment.features.items()],
+        features=[_feature(session, name, scored, artifact) for name, scored in experiment.features.items() for artifact in scored.artifacts()],
         selections=[_selection(chosen.arm, str(chosen.budget), chosen.seed, chosen.artifact) for chosen in experiment.chosen],
         cells=[_cell(experiment, outcome) for outcome in experiment.outcomes],
         comparisons=_comparisons(recipe, experiment),
@@ -72,12 +76,23 @@ def _data(artifact: Artifact) -> DataSummary:
     return DataSummary(**{name: summary[name] for name in DataSummary.model_fields if name in summary})
 
 
-def _feature(recipe: Recipe, session: Session, name: str, artifact: Artifact) -> FeatureRow:
+def _feature(session: Session, name: str, scored: Scored, artifact: Artifact) -> FeatureRow:
     summary = artifact.manifest["summary"]
-    scorer = recipe.features[name]
     cached = any(stage["key"] == artifact.key and stage["cached"] for stage in session.stages)
+    compared = scored.similarity is not None and artifact is scored.similarity[0]
+    exact = compared and scored.scorer.output == "vectors"
     return FeatureRow(
-        name=name, scorer=scorer.name, output=scorer.output, width=summary["width"], rows=summary["rows"], seconds=seconds_to_build(artifact), cached=cached
+        name=name,
+        scorer=scored.scorer.name,
+        output="similarity, exact" if exact else "similarity" if compared else scored.scorer.output,
+        width=summary["width"],
+        rows=summary["rows"],
+        seconds=seconds_to_build(artifact),
+        cached=cached,
+        stored=summary["stored"],
+        bytes=summary["bytes"],
+        storage_error=summary["storage_error"],
+        fidelity={} if exact else {key: float(scored.pilot[key]) for key in FIDELITY if key in scored.pilot},
     )
 
 
@@ -151,10 +166,21 @@ def _compare(task: str, kind: tuple[str, bool], budget: str, arm: str, table: An
     )
 
 
+def _unfaithful(name: str, pilot: Mapping[str, Any]) -> list[str]:
+    """What to say of a sketch that ranks otherwise than the exact similarities."""
+    if not pilot or pilot["faithful"]:
+        return []
+    return [
+        f"feature {name}: at width {pilot['width']} the sketch ranks the pilot's {pilot['rows']} rows at Spearman {pilot['spearman']:.2f} to the exact "
+        f"similarities, and {pilot['overlap']:.0%} of the top 5% agree (wanted: {SPEARMAN} and {OVERLAP:.0%}); by the noise law width {pilot['width_by_law']} "
+        "would do. Arms that only compare with the target can read exact similarities instead"
+    ]
+
+
 def _quarantined(experiment: Experiment) -> list[QuarantinedRow]:
     parts = (("pool", experiment.pool), ("target", experiment.target))
     unread = [QuarantinedRow(part=part, **row) for part, artifact in parts for row in set_aside(artifact.path)]
-    features = experiment.features.items()
+    features = [(name, artifact) for name, scored in experiment.features.items() for artifact in scored.artifacts()]
     return unread + [QuarantinedRow(part=name, id=row, reason=reason) for name, artifact in features for row, reason in quarantined(artifact)]
 
 
@@ -170,9 +196,11 @@ def _warnings(recipe: Recipe, experiment: Experiment) -> list[str]:
             warnings.append(f"{shared} of {len(items)} items of {examination.label} are also in the pool, word for word: scores on them measure memory")
         if left := len(target & set(everything.tolist())):
             warnings.append(f"{left} rows of {examination.label}'s data are target rows and were left out of the evaluation")
-    for name, artifact in experiment.features.items():
-        if aside := quarantined(artifact):
-            warnings.append(f"feature {name}: {len(aside)} rows had no usable number and were set aside")
+    for name, scored in experiment.features.items():
+        warnings += [*scored.notes, *_unfaithful(name, scored.pilot)]
+        for artifact in scored.artifacts():
+            if aside := quarantined(artifact):
+                warnings.append(f"feature {name}: {len(aside)} rows had no usable number and were set aside")
     if len(recipe.seeds) == 1:
         warnings.append("one seed: intervals cover the choice of items only, not the luck of training")
     if "random" not in recipe.baselines:

@@ -2,14 +2,15 @@
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from curate.interfaces import Batch, Scorer, ScoringContext
+from curate.interfaces import Batch, Output, Reads, ScoringContext
+from curate.passes import DynamicsScorer, Reader
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    pass
 
 
-class Loss(Scorer):
-    """Mean negative log-likelihood of a row's answer under the base model, in nats per token; high is hard.
+class Loss(DynamicsScorer):
+    """Mean negative log-likelihood of a row's answer, in nats per token; high is hard.
 
         loss(x) = -(1 / T) sum over answer tokens t of log p(x_t | x_<t)
 
@@ -18,16 +19,10 @@ class Loss(Scorer):
     """
 
     name: Literal["loss"] = "loss"
-    output: ClassVar[Literal["vectors", "scores"]] = "scores"
-    reads: ClassVar[Literal["text", "tokens", "logits", "hidden", "gradients"]] = "logits"
+    output: ClassVar[Output] = "scores"
+    reads: ClassVar[Reads] = "logits"
 
-    def score(self, batch: Batch, context: ScoringContext) -> "Tensor":
-        import torch
+    def reader(self, batch: Batch, context: ScoringContext) -> Reader:
+        from curate.readers import TokenMeans
 
-        from curate.model import row_means, token_losses
-
-        if context.model is None:
-            raise ValueError("loss needs a model")
-        with torch.no_grad():
-            losses, row = token_losses(context.model.model, batch)
-        return row_means(losses, row, len(batch.input_ids))
+        return TokenMeans(self.weights(context), lambda seen: seen.losses)

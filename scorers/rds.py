@@ -1,14 +1,12 @@
 """RDS+: position-weighted mean of the last hidden states."""
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from curate.interfaces import Batch, Scorer, ScoringContext
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from curate.interfaces import Batch, Reads, ScoringContext, VectorScorer
+from curate.passes import PassScorer, Reader
 
 
-class Rds(Scorer):
+class Rds(PassScorer, VectorScorer):
     """The unit vector along sum_t t h_t / sum_t t, h being the base model's last hidden states after the final norm.
 
     Over all tokens of the row, prompt and answer, in the model's template; padding takes no part, so any batch
@@ -18,16 +16,9 @@ class Rds(Scorer):
     """
 
     name: Literal["rds"] = "rds"
-    output: ClassVar[Literal["vectors", "scores"]] = "vectors"
-    reads: ClassVar[Literal["text", "tokens", "logits", "hidden", "gradients"]] = "hidden"
+    reads: ClassVar[Reads] = "hidden"
 
-    def score(self, batch: Batch, context: ScoringContext) -> "Tensor":
-        import torch
+    def reader(self, batch: Batch, context: ScoringContext) -> Reader:
+        from curate.readers import PooledStates
 
-        if context.model is None:
-            raise ValueError("rds needs a model")
-        with torch.no_grad():
-            states = context.model.hidden_states(batch).float()
-        weights = torch.cumsum(batch.mask.float(), 1) * batch.mask
-        pooled = torch.einsum("bt,btd->bd", weights / weights.sum(1, keepdim=True), states)
-        return torch.nn.functional.normalize(pooled, dim=1)
+        return PooledStates(batch)

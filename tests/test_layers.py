@@ -10,7 +10,14 @@ METHODS = ("curate.scorers", "curate.selectors", "curate.tasks")
 HEAVY = {"torch", "transformers", "peft", "datasets", "ot", "faiss", "sklearn", "matplotlib", "pandas", "pyarrow", "dask", "distributed"}
 # Tensor code from the first line to the last may import torch at once; all else imports it, and these, inside functions.
 # Pipelines may import these too: the command line imports a pipeline only when it runs it.
-TENSOR = {f"curate.{name}" for name in ("evaluate", "gradients", "inference.engine", "inference.prefix", "model", "moments", "projection", "train")}
+TENSOR = {
+    f"curate.{name}"
+    for name in (
+        *("adapters", "companion", "curvature", "dynamics", "encoder", "evaluate", "fisher", "forward", "gradient_features", "gradients"),
+        *("inference.engine", "inference.prefix", "inference.sampling", "kernel_features", "kfac", "model", "moments", "projection", "readers"),
+        *("rowwise", "train", "woodbury"),
+    )
+}
 # Everything else in curate/ is a service.
 LAYERS = ("curate.errors", "curate.core", "curate.interfaces", "service", "method", "curate.recipe", "pipeline", "curate.cli", "curate.__main__")
 LEVEL = {name: level for level, name in enumerate(LAYERS)}

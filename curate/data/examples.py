@@ -16,7 +16,7 @@ from typing import Any, overload
 
 import numpy as np
 
-from curate.core import Examples, Integers, Row
+from curate.core import Examples, Integers, Row, Turns
 from curate.errors import DataError, IntegrityError
 
 INDEX = "index.parquet"
@@ -26,6 +26,26 @@ QUARANTINE = "quarantine.parquet"
 def shard_name(number: int) -> str:
     """The name of the numbered file of rows."""
     return f"rows-{number:05d}.arrow"
+
+
+@dataclass(frozen=True)
+class StoredContent:
+    """What a row on disk says, parsed when it is asked for."""
+
+    batch: Any
+    position: int
+
+    @property
+    def turns(self) -> Turns:
+        found = json.loads(self.batch.column("messages")[self.position].as_py())
+        if "text" in found:
+            return (("", found["text"]),)
+        return tuple((role, content) for role, content in found.get("messages", ()))
+
+    @property
+    def fields(self) -> Mapping[str, Any]:
+        found: Mapping[str, Any] = json.loads(self.batch.column("source")[self.position].as_py())
+        return found
 
 
 @dataclass(frozen=True)
@@ -50,6 +70,7 @@ class StoredRows(Sequence[Row]):
         return Row(
             batch.column("input_ids")[position].values.to_numpy(),
             batch.column("supervised")[position].values.to_numpy(zero_copy_only=False),
+            StoredContent(batch, position),
         )
 
     def locate(self, index: int) -> tuple[Any, int]:

@@ -2,6 +2,7 @@
 
 from statistics import fmean
 
+from curate.report.fidelity import fidelity_lines
 from curate.report.results import Comparison, Results
 from curate.report.tables import Kinds, Section, Task, higher_is_better, kinds, outcome
 from curate.report.wording import count
@@ -28,7 +29,7 @@ def notes(results: Results, found: list[Section]) -> list[str]:
         )
     if any(c.seeds == 1 for c in differences if c.arm not in ("zero_shot", "full")):
         lines.append("Some arms ran with one seed: their intervals cover the choice of items, not the luck of training.")
-    return lines + [line for section in found for line in _accounts(section, kinds(results, section))]
+    return lines + [line for section in found for line in _accounts(section, kinds(results, section))] + fidelity_lines(results.features)
 
 
 def _compared(section: Section, task: Task) -> dict[str, Comparison]:

@@ -4,8 +4,9 @@ from collections.abc import Iterable, Sequence
 from html import escape as _escape
 
 from curate.report.charts import axis, interval, rules, stacked, tick_labels
+from curate.report.fidelity import fidelity_cell
 from curate.report.findings import headlines, notes
-from curate.report.results import Comparison, DataSummary, Results
+from curate.report.results import Comparison, DataSummary, FeatureRow, Results
 from curate.report.style import css
 from curate.report.tables import REFERENCES, Kinds, Section, Task, higher_is_better, kinds, outcome, proofs, sections
 from curate.report.wording import (
@@ -128,15 +129,19 @@ def _data(results: Results) -> str:
 
 def _cost(results: Results) -> str:
     stages = [[s.stage, s.label, s.key, "from the store" if s.cached else duration(s.seconds)] for s in results.stages]
-    features = [[f.name, f.scorer, f.output, number(f.width), count(f.rows), "from the store" if f.cached else duration(f.seconds)] for f in results.features]
+    features = [[*_feature_cells(f), "from the store" if f.cached else duration(f.seconds)] for f in results.features]
     spent = sum(stage.seconds for stage in results.stages if not stage.cached)
     parts = [f"<section><h2>Time</h2><p>{duration(results.seconds)} in all, {duration(spent)} of it in stages that the store did not hold.</p>"]
     if features:
-        parts.append(_table(["feature", "scorer", "output", "width", "rows", "time"], features, left=3))
+        parts.append(_table(["feature", "scorer", "output", "width", "rows", "on disk", "against exact", "time"], features, left=3))
     if stages:
         inner = _table(["stage", "what", "key", "time"], stages, left=3)
         parts.append(f"<details{' open' if len(stages) <= 12 else ''}><summary>{len(stages)} stages</summary>{inner}</details>")
     return "".join(parts) + "</section>"
+
+
+def _feature_cells(f: FeatureRow) -> list[str]:
+    return [f.name, f.scorer, f.output, number(f.width), count(f.rows), f"{f.bytes / 2**20:,.1f} MiB, {f.stored}", fidelity_cell(f)]
 
 
 def _reproduce(results: Results) -> str:

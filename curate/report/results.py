@@ -46,6 +46,10 @@ class FeatureRow(Config):
     rows: int = 0
     seconds: float = 0.0
     cached: bool = False
+    stored: str = "float32"
+    bytes: int = 0
+    storage_error: dict[str, float] = Field(default_factory=dict, description="What the stored format costs: rms errors of rows and of cosines.")
+    fidelity: dict[str, float] = Field(default_factory=dict, description="Agreement of sketched with exact similarities on a pilot.")
 
 
 class CertificateRow(Config):

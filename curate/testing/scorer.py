@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 
-from curate.core import Row
+from curate.core import Row, Written
 from curate.errors import ConfigError, CurateError
-from curate.interfaces import Batch, Scorer, ScoringContext
+from curate.interfaces import Batch, Output, Scorer, ScoringContext
 from curate.testing.component import Nonconforming, check_identity, require
 from curate.testing.watched import Role, Watched, Weights
 
@@ -28,12 +28,18 @@ def check_scorer(scorer: Scorer, context: ScoringContext, rows: Sequence[Row], *
             value of a score), or of a hundredth of the rows' mean norm where that is more. The same batch again must
             give the same bits on a CPU, and the same rows within the tolerance on an accelerator.
     """
+    check_identity(scorer, "scorers")
+    check_numbers(scorer, context, rows, tolerance=tolerance)
+
+
+def check_numbers(scorer: Scorer, context: ScoringContext, rows: Sequence[Row], *, tolerance: float = 1e-4) -> None:
+    """The checks of `check_scorer` that look at what a scorer computes, for one that is no method of its own."""
     if context.model is None or len(rows) < 3 or len({len(row.input_ids) for row in rows}) < 2:
         raise ConfigError("check_scorer needs a context with a model, and at least three rows that are not all of one length")
     if scorer.warmup and not context.checkpoints:
         raise ConfigError(f"{scorer.name} reads the checkpoints of a warm-up; give check_scorer a context that has some")
-    check_identity(scorer, "scorers")
-    require(getattr(scorer, "output", "") in ("vectors", "scores"), f"{scorer.name}: its class must say whether its output is vectors or scores")
+    kinds = get_args(Output)
+    require(getattr(scorer, "output", "") in kinds, f"{scorer.name}: its class must say whether its output is {', '.join(kinds[:-1])} or {kinds[-1]}")
     context.model.model.eval()
     before = Weights(context.model, trained=True)
     watched = Watched(scorer, context.model, context if scorer.warmup else replace(context, checkpoints=()), tolerance)
@@ -72,7 +78,7 @@ def _longer(rows: Sequence[Row], positions: int) -> Row:
     """The longest row four times over, as far as the model reads."""
     longest = max(rows, key=lambda row: len(row.input_ids))
     length = max(len(longest.input_ids), min(4 * len(longest.input_ids), positions))
-    return Row(np.resize(longest.input_ids, length), np.resize(longest.supervised, length))
+    return Row(np.resize(longest.input_ids, length), np.resize(longest.supervised, length), Written(longest.content.turns * 4, longest.content.fields))
 
 
 def _padded(batch: Batch, width: int) -> Batch:
@@ -81,7 +87,8 @@ def _padded(batch: Batch, width: int) -> Batch:
 
     more = (0, width - batch.input_ids.shape[1])
     mask = pad(batch.mask, more)
-    return Batch(pad(batch.input_ids, more).masked_fill(~mask, int(batch.input_ids.max())), mask, pad(batch.supervised, more))
+    ids = pad(batch.input_ids, more).masked_fill(~mask, int(batch.input_ids.max()))
+    return replace(batch, input_ids=ids, mask=mask, supervised=pad(batch.supervised, more))
 
 
 def _check_determinism(watched: Watched, rows: Sequence[Row]) -> None:

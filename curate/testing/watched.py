@@ -79,7 +79,7 @@ class Watched:
     def _check_output(self, out: Any, rows: int) -> None:
         import torch
 
-        name, wanted, dimensions = self.scorer.name, *(("(B, D)", 2) if self.scorer.output == "vectors" else ("(B,)", 1))
+        name, (wanted, dimensions) = self.scorer.name, {"vectors": ("(B, D)", 2), "scores": ("(B,)", 1), "similarity": ("(B, M)", 2)}[self.scorer.output]
         require(isinstance(out, torch.Tensor), f"{name}: must return a tensor, not {type(out).__name__}")
         fits = out.ndim == dimensions and len(out) == rows and out.numel() > 0
         require(fits, f"{name}: must return {wanted}, as its output is {self.scorer.output}, not {tuple(out.shape)} for {rows} rows")
@@ -97,4 +97,4 @@ class Watched:
 
 
 def _copy(batch: Batch) -> Batch:
-    return Batch(batch.input_ids.clone(), batch.mask.clone(), batch.supervised.clone())
+    return replace(batch, input_ids=batch.input_ids.clone(), mask=batch.mask.clone(), supervised=batch.supervised.clone())

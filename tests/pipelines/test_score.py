@@ -12,12 +12,14 @@ from torch import Tensor
 
 from curate.cluster import InProcess
 from curate.core import Artifact, Examples, Row
-from curate.errors import NumericError
+from curate.errors import ModelError, NumericError
 from curate.features import map_tensors, open_features, quarantined
 from curate.interfaces import Batch, Scorer, ScoringContext
 from curate.model import LanguageModel, ModelHandle
-from curate.pipelines.score import SHARD_ROWS, ShardTask, fault, score, score_rows, score_shard
+from curate.pipelines.score import SHARD_ROWS, Part, ShardTask, jobs_of, score, score_shard
 from curate.pipelines.session import Session
+from curate.pipelines.state import Inputs, prepare_state
+from curate.rowwise import fault, score_rows
 from curate.store import Store, Workspace
 
 POISON, NOTHING = 13, 14  # first tokens of the rows that have no loss, and no gradient
@@ -73,27 +75,35 @@ def hold(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Make these rows the examples that every shard opens; they stay in memory, as does the model that reads them."""
 
     def put(made: list[Row]) -> Examples:
-        monkeypatch.setattr("curate.pipelines.score.opened", lambda path: examples(made))
+        for stage in ("score", "state"):
+            monkeypatch.setattr(f"curate.pipelines.{stage}.opened", lambda path: examples(made))
         monkeypatch.setattr("curate.model.cached", lambda handle, device: CONTEXT.model)
         return examples(made)
 
     return put
 
 
+def session_in(folder: Path) -> Session:
+    return Session(Store(folder), InProcess(), folder, "cpu", lambda stage, label: None)
+
+
+def inputs(folder: Path, rows: int) -> Inputs:
+    pool = Artifact("examples-0", folder, {"summary": {"used": rows}})
+    return Inputs(ModelHandle(folder, "in memory", "float32", 16), pool, pool, (), (), folder, "cpu")
+
+
 def scored(scorer: Scorer, made: Examples, folder: Path, limit: float) -> Artifact:
-    session = Session(Store(folder), InProcess(), folder, "cpu", lambda stage, label: None)
-    handle = ModelHandle(folder, "in memory", "float32", 16)
-    pool = Artifact("examples-0", folder, {"summary": {"used": len(made)}})
-    return score(session, "margin", scorer, handle, pool, None, None, limit)
+    session, given = session_in(folder), inputs(folder, len(made))
+    return score(session, jobs_of(session, {"margin": scorer}, given), given, "pool", limit)["margin"]
 
 
 def shard(scorer: Scorer, made: Examples, folder: Path) -> ShardTask:
-    return ShardTask(scorer, None, folder, folder, (), "pool", folder, 0, len(made), "cpu")
+    return ShardTask((Part(scorer, None, folder),), inputs(folder, len(made)), folder, "pool", 0, len(made))
 
 
 def test_a_poisoned_row_keeps_its_nan_to_itself() -> None:
     made = rows(7, {2: POISON, 5: POISON})
-    found = score_rows(Difficulty(), made, CONTEXT)
+    found = score_rows([(Difficulty(), CONTEXT)], made)[0]
     assert np.flatnonzero(np.isnan(found)).tolist() == [2, 5]
     assert [found[i] for i in (0, 1, 3, 4, 6)] == [numbers(made[i])[0] for i in (0, 1, 3, 4, 6)]
 
@@ -106,7 +116,7 @@ def test_a_batch_without_poison_is_scored_once(monkeypatch: pytest.MonkeyPatch) 
         return batch.mask.sum(1).float()
 
     monkeypatch.setattr(Difficulty, "score", counted)
-    score_rows(Difficulty(), rows(7), CONTEXT)
+    score_rows([(Difficulty(), CONTEXT)], rows(7))
     assert sizes == [7]
 
 
@@ -123,12 +133,13 @@ def test_a_batch_without_poison_is_scored_once(monkeypatch: pytest.MonkeyPatch) 
     ],
 )
 def test_only_numbers_that_cannot_be_used_are_faults(value: Any, reason: str) -> None:
-    assert fault(value) == reason
+    assert fault(value, "vectors") == reason
+    assert fault(np.zeros(3, np.float32), "similarity") == ""  # like nothing of the target, and well so
 
 
 def test_a_shard_holds_the_other_rows_and_its_sidecar_names_those_set_aside(hold: Any, tmp_path: Path) -> None:
     made = rows(9, {0: NOTHING, 4: POISON, 8: POISON})
-    info = score_shard(shard(Direction(), hold(made), tmp_path))
+    info = score_shard(shard(Direction(), hold(made), tmp_path))[0]
     assert (info["rows"], info["width"]) == (6, 3)
     assert info["quarantined"] == [["id-0000", "zero_norm"], ["id-0004", "not_finite"], ["id-0008", "not_finite"]]
     assert Workspace(tmp_path).committed("shard-000000.safetensors") == info
@@ -179,18 +190,58 @@ def test_when_every_row_is_bad_the_error_says_what_is_allowed_and_what_to_do(sco
 class Relative(Difficulty):
     """A row's sum less the mean over the sample that `prepare` saw."""
 
-    def prepare(self, sample: Iterable[Batch], context: ScoringContext) -> float:
+    def prepare(self, sample: Iterable[Batch], context: ScoringContext) -> dict[str, Any]:
         sums = [value for batch in sample for value in super(Relative, self).score(batch, context).tolist()]
-        return sum(sums) / len(sums)
+        return {"mean": np.array(sum(sums) / len(sums))}
 
     def score(self, batch: Batch, context: ScoringContext) -> Tensor:
-        return super().score(batch, context) - float(context.state)
+        return super().score(batch, context) - float((context.state or {})["mean"])
 
 
-def test_a_scorer_that_prepares_gets_what_it_made_of_the_pool(hold: Any, tmp_path: Path) -> None:
+def test_a_scorer_that_prepares_gets_what_it_made_of_the_pool_from_the_store(hold: Any, tmp_path: Path) -> None:
     made = rows(9, {})
-    hold(made)
-    score_shard(shard(Relative(), examples(made), tmp_path))
-    values = map_tensors(tmp_path / "shard-000000.safetensors")["values"]
+    pool = scored(Relative(), hold(made), tmp_path, 0.0)
     plain = np.array([numbers(row)[0] for row in made])
-    assert values.tolist() == pytest.approx((plain - plain.mean()).tolist())
+    assert map_tensors(pool.path / "shard-000000.safetensors")["values"].tolist() == pytest.approx((plain - plain.mean()).tolist())
+    session, given = session_in(tmp_path), inputs(tmp_path, len(made))
+    state = prepare_state(session, "margin", Relative(), given, 2048)
+    assert state is not None and session.stages[0]["cached"]
+    assert state.key in pool.manifest["inputs"]
+
+
+class Crowded(Difficulty):
+    """Runs out of memory when more than two rows come at once."""
+
+    def score(self, batch: Batch, context: ScoringContext) -> Tensor:
+        if len(batch.mask) > 2:
+            raise torch.OutOfMemoryError("out of memory")
+        return super().score(batch, context)
+
+
+class Hopeless(Difficulty):
+    """Runs out of memory on a long row, however few come at once."""
+
+    def score(self, batch: Batch, context: ScoringContext) -> Tensor:
+        if batch.mask.sum(1).max() > 8:
+            raise torch.OutOfMemoryError("out of memory")
+        return super().score(batch, context)
+
+
+def test_when_memory_runs_out_the_batch_is_halved_until_it_fits() -> None:
+    made = rows(7)
+    assert score_rows([(Crowded(), CONTEXT)], made)[0].tolist() == [numbers(row)[0] for row in made]
+
+
+def test_a_single_row_that_does_not_fit_is_an_error_that_says_how_long_it_is() -> None:
+    long = Row(np.arange(20, 29, dtype=np.int32), np.ones(9, bool))
+    with pytest.raises(ModelError, match="a single row of 9 tokens does not fit"):
+        score_rows([(Hopeless(), CONTEXT)], [*rows(3), long])
+
+
+def test_features_of_one_model_are_scored_in_one_go_and_found_one_by_one(hold: Any, tmp_path: Path) -> None:
+    pool = hold(rows(SHARD_ROWS + 3))
+    session, given = session_in(tmp_path), inputs(tmp_path, len(pool))
+    alone = score(session, jobs_of(session, {"a": Difficulty()}, given), given, "pool", 0.0)["a"]
+    both = score(session, jobs_of(session, {"a": Difficulty(), "b": Direction()}, given), given, "pool", 0.0)
+    assert both["a"].key == alone.key and session.stages[-2]["cached"] and not session.stages[-1]["cached"]
+    assert both["b"].manifest["summary"]["width"] == 3

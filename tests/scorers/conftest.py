@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from curate.core import Checkpoint, Row
+from curate.core import Checkpoint, Row, Written
 from curate.interfaces import ScoringContext
 from curate.model import fresh, resolve
 from curate.settings import Lora, ModelSpec, Warmup
@@ -21,7 +21,9 @@ def random_rows(count: int, seed: int) -> list[Row]:
     for _ in range(count):
         length = int(generator.integers(3, 25))
         supervised = np.arange(length) >= max(1, length // 2)
-        rows.append(Row(generator.integers(3, 1000, length).astype(np.int32), supervised))
+        ids = generator.integers(3, 1000, length).astype(np.int32)
+        said, answered = (" ".join(f"w{token % 50}" for token in ids[mask]) for mask in (~supervised, supervised))
+        rows.append(Row(ids, supervised, Written((("user", said), ("assistant", answered)), {"fail_rate": float(ids[0]) / 1000})))
     return rows
 
 

@@ -1,0 +1,83 @@
+"""Scorers whose features are gradients: which weights, which direction, which projection."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from curate.core import Checkpoint
+from curate.errors import ConfigError
+from curate.interfaces import Batch, Reads, ScoringContext, VectorScorer
+from curate.passes import Objective, PassScorer, Reader
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from curate.gradients import LayerGradient
+
+DEFAULT_WIDTH = 8192
+
+
+class GradientScorer(PassScorer, VectorScorer):
+    """A row's direction in weight space, under one or several sets of weights, projected to `width` numbers.
+
+    Over sets of weights c with shares w_c, the vector is sum_c sqrt(w_c) R_c d_c(x), R_c a CountSketch with a hash of its
+    own for each c, so that inner products are sum_c w_c <d_c(x), d_c(y)> with noise of about |x| |y| / sqrt(width). `factored`
+    projects both factors of every layer's gradient instead, P_out G P_in^T, and never forms a gradient; at equal width it
+    is much the poorer, and serves full gradients of large layers. A row whose gradient is zero has no direction: NaN.
+    """
+
+    reads: ClassVar[Reads] = "gradients"
+    sample_rows: ClassVar[int | None] = 0
+    objective: ClassVar[Objective] = "loss"
+    exact: ClassVar[bool] = True  # whether inner products can be had without a projection
+
+    width: int | Literal["auto"] = Field(
+        "auto", description="Numbers per row; auto: the smallest power of two that a pilot finds faithful (8192 outside a recipe)."
+    )
+    projection: Literal["sketch", "factored"] = Field("sketch", description="sketch: CountSketch of the whole gradient; factored: both factors of each layer.")
+    similarity: Literal["auto", "exact", "sketch"] = Field(
+        "auto", description="For arms that only compare with the target: exact inner products, or those of the vectors; auto: exact where 2 GiB suffice."
+    )
+    normalise: Literal["row", "module", "none"] = Field("row", description="Unit length: of the whole direction, of each layer's part first, or neither.")
+    modules: Literal["all", "attention"] | list[str] = Field("all", description="Trained layers: all, attention, or name endings such as [q_proj, v_proj].")
+    seed: int = Field(0, ge=0, description="Of the projection's hash.")
+
+    @property
+    def warmup(self) -> bool:
+        return True
+
+    @property
+    def numbers(self) -> int:
+        """The width, where none was chosen the default."""
+        return DEFAULT_WIDTH if self.width == "auto" else self.width
+
+    @abstractmethod
+    def shares(self, context: ScoringContext) -> Sequence[tuple[Checkpoint | None, float]]:
+        """The sets of weights, and the share of each in the similarity."""
+
+    @abstractmethod
+    def step(self, layer: "LayerGradient", number: int, context: ScoringContext) -> "Tensor":
+        """(B, P) each row's direction in one layer's weights, for the role of the context, under weights `number`."""
+
+    def balance(self, name: str, number: int, context: ScoringContext) -> "Tensor | None":
+        """(P,) what coordinates are multiplied by before the sketch; its product over the two roles must be one."""
+        return None
+
+    def whole_block(self, block: "dict[str, Tensor]", context: ScoringContext) -> "dict[str, Tensor]":
+        """The target's directions once all layers are known, by `number/layer`, each (M, P)."""
+        return block
+
+    def linear(self, context: ScoringContext) -> bool:
+        """Whether a step is the gradient itself, so that its factors can be projected."""
+        return False
+
+    def reader(self, batch: Batch, context: ScoringContext) -> Reader:
+        from curate.gradient_features import FactoredReader, SketchReader
+
+        if self.projection == "sketch":
+            return SketchReader(self, batch, context)
+        if not self.linear(context):
+            raise ConfigError(f"{self.name}: projection: factored needs plain gradients; write direction: sgd, or projection: sketch")
+        return FactoredReader(self, batch, context)

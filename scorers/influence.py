@@ -1,0 +1,72 @@
+"""Influence: by how much a pool row lowers the loss on a target row, curvature counted."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from curate.core import Checkpoint
+from curate.curved import Curved
+from curate.gradient_scorer import GradientScorer
+from curate.interfaces import Batch, ScoringContext
+from curate.passes import Reader
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from curate.gradients import LayerGradient
+
+
+class Influence(Curved, GradientScorer):  # type: ignore[override]  # how many rows it prepares from is a field
+    """The inner product of two gradients through the inverse Fisher, at the end of the warm-up:
+
+        influence(x, y) = g(y)^T F^-1 g(x)
+
+    for pool row x and target row y, g being the gradient of the mean answer loss over the trained layers. Positive: a
+    small step on x, in the geometry of the Fisher, lowers the loss on y; unit nats^2 / Fisher, so only its order means
+    anything. F is the empirical Fisher of `fisher_rows` pool rows plus `damping` times its mean eigenvalue, as EK-FAC (block
+    per layer, the default), K-FAC, or exactly for the sample over all layers by Woodbury's identity (M-FAC's F).
+    F^-1 is applied to the few target rows: pool vectors are plain gradients. With a very large damping it is the plain
+    inner product, as `less` with `direction: sgd, normalise: none`.
+
+    Koh and Liang, ICML 2017; Grosse et al., "Studying Large Language Model Generalization with Influence Functions", 2023;
+    Frantar et al., "M-FAC", NeurIPS 2021.
+    """
+
+    name: Literal["influence"] = "influence"
+
+    normalise: Literal["row", "module", "none"] = Field("none", description="Unit length before the comparison, or none: long gradients count for more.")
+
+    def shares(self, context: ScoringContext) -> Sequence[tuple[Checkpoint | None, float]]:
+        checkpoints = self.weights(context)
+        return [(checkpoint, 1 / len(checkpoints)) for checkpoint in checkpoints]
+
+    def step(self, layer: "LayerGradient", number: int, context: ScoringContext) -> "Tensor":
+        if context.role == "pool" or self.curvature == "woodbury":
+            return layer.dense.flatten(1)
+        from curate.fisher import kronecker
+
+        return kronecker(context.state, number, layer.name).apply(layer.name, layer.dense).flatten(1)
+
+    def whole_block(self, block: "dict[str, Tensor]", context: ScoringContext) -> "dict[str, Tensor]":
+        """F^-1 of the target's gradients where it joins the layers."""
+        if self.curvature != "woodbury":
+            return block
+        from curate.fisher import empirical
+
+        found: dict[str, Tensor] = {}
+        for number in range(len(self.weights(context))):
+            prefix = f"{number}/"
+            layers = {key.removeprefix(prefix): rows for key, rows in block.items() if key.startswith(prefix)}
+            found |= {prefix + name: rows for name, rows in empirical(context.state, number).apply(layers).items()}
+        return found
+
+    def linear(self, context: ScoringContext) -> bool:
+        return context.role == "pool"
+
+    def reader(self, batch: Batch, context: ScoringContext) -> Reader:
+        if context.role == "target" and self.curvature == "woodbury":
+            from curate.gradient_features import BlockSketchReader
+
+            return BlockSketchReader(self, batch, context)
+        return super().reader(batch, context)
