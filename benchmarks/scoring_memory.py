@@ -21,7 +21,7 @@ model: {{path: {model}, max_length: 96}}
 features: {{hidden: {{name: rds}}}}
 arms: {{rr: {{vectors: hidden, selector: {{name: round_robin}}}}}}
 budgets: [10]
-evaluate: [{{task: likelihood, data: {{path: target.jsonl}}}}]
+evaluate: [{{task: likelihood, data: {{path: held.jsonl}}}}]
 """
 MEASURED = """
 import resource, sys
@@ -57,6 +57,7 @@ def main() -> None:
             folder = Path(name)
             write_rows(folder / "pool.jsonl", rows, seed=0)
             write_rows(folder / "target.jsonl", 20, seed=1)
+            write_rows(folder / "held.jsonl", 20, seed=2)
             (folder / "recipe.yaml").write_text(RECIPE.format(model=model), encoding="utf-8")
             print(f"{rows:>8} {peak_mib(folder, 'prepare'):>12.0f} {peak_mib(folder, 'score'):>12.0f}", flush=True)
 

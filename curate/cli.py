@@ -24,6 +24,8 @@ Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...",
 DataFolder = Annotated[Path | None, typer.Option("--data", help="Folder that the recipe's relative paths start from; default: the recipe's own.")]
 Runs = Annotated[Path, typer.Option("--runs", help="Folder of run folders.")]
 StoreFolder = Annotated[Path, typer.Option("--store", help="Folder of artifacts; shared by all runs.")]
+Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Worker processes; default: one per core, at most 8, or one with a GPU.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
 
@@ -35,8 +37,8 @@ def run(
     store: StoreFolder = Path("store"),
     runs: Runs = Path("runs"),
     until: Annotated[Literal["prepare", "score", "select", "train"] | None, typer.Option("--until", help="Stop after this stage.")] = None,
-    workers: Annotated[int | None, typer.Option("--workers", min=1, help="Worker processes; default: one per core, at most 8, or one with a GPU.")] = None,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")] = "auto",
+    workers: Workers = None,
+    device: Device = "auto",
     data: DataFolder = None,
     json: AsJson = False,
     quiet: Quiet = False,
@@ -60,6 +62,39 @@ def validate(recipe: RecipePath, overrides: Overrides = None) -> None:
     typed = _read(_recipe_file(recipe), overrides)
     arms, budgets, seeds = len(typed.arms), len(typed.budgets), len(typed.seeds)
     print(f"{typed.name}: valid; {arms} arms x {budgets} budgets x {seeds} seeds, baselines {', '.join(typed.baselines) or 'none'}")
+
+
+@app.command("validate-scores")
+def validate_scores(
+    recipe: RecipePath,
+    feature: Annotated[str, typer.Option("--feature", help="Name of a feature of the recipe.")],
+    overrides: Overrides = None,
+    subsets: Annotated[int, typer.Option("--subsets", help="Models to train, each on a random part of the pool.")] = 20,
+    fraction: Annotated[str, typer.Option("--fraction", help="Share of the pool in each part.")] = "50%",
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the parts, the training and the bootstrap.")] = 0,
+    store: StoreFolder = Path("store"),
+    runs: Runs = Path("runs"),
+    workers: Workers = None,
+    device: Device = "auto",
+    data: DataFolder = None,
+    json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure whether a feature foretells retraining: train on random parts of the pool, and rank what it does to the target."""
+    from rich.console import Console
+
+    from curate.pipelines.validate_scores import print_validation
+    from curate.pipelines.validate_scores import validate_scores as measure
+    from curate.recipe import Runtime
+
+    path = _recipe_file(recipe)
+    typed = _read(path, overrides)
+    runtime = Runtime(store=store, runs=runs, workers=workers or 0, device=device)
+    found = measure(typed, runtime, data or path.parent, feature, subsets=subsets, fraction=fraction, seed=seed, quiet=quiet)
+    if json:
+        print(found.model_dump_json())
+        return
+    print_validation(found, Console())
 
 
 @app.command()

@@ -60,10 +60,8 @@ class ExactSimilarity(PassScorer):
         return {"columns": columns, **{_BLOCK + key: rows for key, rows in whole.items()}, **{_OF + key: value for key, value in within.items()}}
 
     def reader(self, batch: Batch, context: ScoringContext) -> Reader:
-        from curate.gradient_features import ExactReader
-
         warm_checkpoints(self, context)
         state = context.state or {}
         block: dict[str, Tensor] = {key.removeprefix(_BLOCK): value for key, value in state.items() if key.startswith(_BLOCK)}
         within = {key.removeprefix(_OF): value for key, value in state.items() if key.startswith(_OF)}
-        return ExactReader(self.of, batch, replace(context, state=within or None), block)
+        return self.of.exact_reader(batch, replace(context, state=within or None), block)

@@ -42,7 +42,8 @@ def run_pass(model: LanguageModel, batch: Batch, listeners: Listeners, objective
         for reader, number in interested[layer.name]:
             reader.take(layer, number)
 
-    with watched(model, layers, receive):
+    alone = {name: readers[0][0].squeeze for name, readers in interested.items() if len(readers) == 1 and readers[0][0].squeezes}
+    with watched(model, layers, receive, alone):
         seen = _forward(model, batch, listeners)
         with torch.no_grad():
             _show(Forward(batch, seen.hidden, seen.logits.detach(), seen.labels, seen.row), listeners)

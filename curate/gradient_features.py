@@ -78,11 +78,18 @@ class FactoredReader(DirectionReader):
         self.side = max(1, int((scorer.numbers / len(self.names)) ** 0.5))
         self.parts: list[dict[str, Tensor]] = [{} for _ in self.shares]
 
+    @property
+    def squeezes(self) -> bool:
+        return self.scorer.normalise == "none"  # norms need the inputs themselves
+
+    def squeeze(self, name: str, inputs: Tensor) -> Tensor:
+        right = factor(self.side, inputs.shape[2], f"{self.scorer.seed}/{name}/in", str(inputs.device))
+        return inputs.float() @ right.T
+
     def take(self, layer: LayerGradient, number: int) -> None:
-        seed, device = self.scorer.seed, str(layer.deltas.device)
-        left = factor(self.side, layer.deltas.shape[2], f"{seed}/{layer.name}/out", device)
-        right = factor(self.side, layer.inputs.shape[2], f"{seed}/{layer.name}/in", device)
-        part = torch.bmm((layer.deltas.float() @ left.T).transpose(1, 2), layer.inputs.float() @ right.T).flatten(1)
+        left = factor(self.side, layer.deltas.shape[2], f"{self.scorer.seed}/{layer.name}/out", str(layer.deltas.device))
+        inputs = layer.inputs if layer.squeezed else self.squeeze(layer.name, layer.inputs)
+        part = torch.bmm((layer.deltas.float() @ left.T).transpose(1, 2), inputs).flatten(1)
         self.moved[number] |= layer.deltas.flatten(1).any(1)
         if self.scorer.normalise == "row":
             self.squares[number] += layer.squared_norms
@@ -103,7 +110,7 @@ class ExactReader(DirectionReader):
     def __init__(self, scorer: GradientScorer, batch: Batch, context: ScoringContext, block: Mapping[str, Tensor]) -> None:
         super().__init__(scorer, batch, context)
         self.block = block
-        columns = len(next(iter(block.values())))
+        columns = next(len(rows) for key, rows in block.items() if key.startswith("0/"))
         self.dots = torch.zeros(len(self.shares), len(batch.input_ids), columns, device=self.model.device)
 
     def take(self, layer: LayerGradient, number: int) -> None:
@@ -129,21 +136,6 @@ class BlockReader(DirectionReader):
             self.kept[key] = rows / self.lengths(int(key.partition("/")[0]))
         finite = torch.stack([torch.isfinite(rows).all(1) for rows in self.kept.values()]).all(0)
         return finite.float()
-
-
-class BlockSketchReader(BlockReader):
-    """(B, width) the sketch of directions that are known only once all layers are."""
-
-    def result(self) -> Tensor:
-        usable = super().result() > 0
-        first = offsets({name: self.model.names[name].numel() for name in trained_layers(self.model, self.scorer.modules)})
-        whole = self.scorer.whole_block(self.kept, self.context)
-        vectors = torch.zeros(len(usable), self.scorer.numbers, device=usable.device)
-        for key, rows in whole.items():
-            number, _, name = key.partition("/")
-            sketch = CountSketch(self.scorer.numbers, self.scorer.seed, int(number))
-            sketch.add(vectors, self.shares[int(number)] ** 0.5 * rows, first[name])
-        return vectors.where(usable.unsqueeze(1), torch.nan)
 
 
 def directions(scorer: GradientScorer, batches: Any, context: ScoringContext) -> tuple[dict[str, Tensor], Tensor]:

@@ -1,7 +1,7 @@
 """Scorers whose features are gradients: which weights, which direction, which projection."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
@@ -66,8 +66,19 @@ class GradientScorer(PassScorer, VectorScorer):
         return None
 
     def whole_block(self, block: "dict[str, Tensor]", context: ScoringContext) -> "dict[str, Tensor]":
-        """The target's directions once all layers are known, by `number/layer`, each (M, P)."""
+        """The target's directions by `number/layer`, each (M, P), with what else an exact reader needs of them."""
         return block
+
+    def exact_reader(self, batch: Batch, context: ScoringContext, block: "Mapping[str, Tensor]") -> Reader:
+        """A reader of exact inner products with the target's directions."""
+        from curate.gradient_features import ExactReader
+
+        return ExactReader(self, batch, context, block)
+
+    @property
+    def sketchable(self) -> bool:
+        """Whether its inner products are those of two vectors."""
+        return True
 
     def linear(self, context: ScoringContext) -> bool:
         """Whether a step is the gradient itself, so that its factors can be projected."""

@@ -6,7 +6,7 @@ rows' objectives then serves every row. Weights stay frozen, so only the two pro
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -25,9 +25,10 @@ class LayerGradient:
     """The gradients of one layer's weight for every row, as the two factors that they are products of."""
 
     name: str  # of the weight
-    inputs: Tensor  # (B, T, I)
+    inputs: Tensor  # (B, T, I), or what was made of them on the way forward
     deltas: Tensor  # (B, T, O)
     transposed: bool = False  # whether the weight is (I, O), as in GPT-2
+    squeezed: bool = False  # whether `inputs` are what was made of them
 
     @cached_property
     def dense(self) -> Tensor:
@@ -51,6 +52,7 @@ class LayerGradient:
 
 
 ReceiveLayer = Callable[[LayerGradient], None]
+Squeeze = Callable[[str, Tensor], Tensor]  # parameter name, a layer's inputs (B, T, I): what to keep of them
 Receive = Callable[[str, Tensor], None]  # parameter name, gradients (B, *weight.shape)
 
 
@@ -68,9 +70,12 @@ def per_sample_gradients(model: LanguageModel, batch: Batch, receive: Receive) -
 
 
 @contextlib.contextmanager
-def watched(model: LanguageModel, layers: dict[str, nn.Module], receive: ReceiveLayer) -> Iterator[None]:
-    """A forward and a backward pass inside hand `receive` each layer's gradients; no weight gets a gradient of its own."""
-    with _frozen(model), torch.enable_grad(), _hooks(layers, receive):
+def watched(model: LanguageModel, layers: dict[str, nn.Module], receive: ReceiveLayer, squeeze: Mapping[str, Squeeze] | None = None) -> Iterator[None]:
+    """A forward and a backward pass inside hand `receive` each layer's gradients; no weight gets a gradient of its own.
+
+    Of the layers named in `squeeze` only that function of their inputs is kept, while these are still in the cache.
+    """
+    with _frozen(model), torch.enable_grad(), _hooks(layers, receive, squeeze or {}):
         yield
 
 
@@ -130,15 +135,17 @@ def _frozen(model: LanguageModel) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _hooks(layers: dict[str, nn.Module], receive: ReceiveLayer) -> Iterator[None]:
+def _hooks(layers: dict[str, nn.Module], receive: ReceiveLayer, squeeze: Mapping[str, Squeeze]) -> Iterator[None]:
     def watch(name: str, layer: nn.Module) -> Any:
         transposed = type(layer).__name__ == "Conv1D"
 
         def forward(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             given = inputs[0].detach()
+            if name in squeeze:
+                given = squeeze[name](name, given)
             if not output.requires_grad:  # the lowest layers: nothing below them wants a gradient
                 output.requires_grad_(True)
-            output.register_hook(lambda delta: receive(LayerGradient(name, given, delta, transposed)))
+            output.register_hook(lambda delta: receive(LayerGradient(name, given, delta, transposed, name in squeeze)))
 
         return layer.register_forward_hook(forward)
 

@@ -70,6 +70,15 @@ class Reader(ABC):
     def see(self, seen: Forward, number: int) -> None:  # noqa: B027  # most readers of gradients look at nothing else
         """Take what the forward pass under weights `number` saw; under `torch.no_grad`, before the gradients come."""
 
+    @property
+    def squeezes(self) -> bool:
+        """Whether `squeeze` is all that it needs of a layer's inputs, if it is the only reader of the layer."""
+        return False
+
+    def squeeze(self, name: str, inputs: "Tensor") -> "Tensor":
+        """What to keep of a layer's inputs (B, T, I), during the forward pass."""
+        return inputs
+
     def take(self, layer: "LayerGradient", number: int) -> None:  # noqa: B027
         """Take one layer's gradients under weights `number`."""
 

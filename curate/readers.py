@@ -109,5 +109,5 @@ class QuadraticForms(Reader):
         self.sums[number] = self.sums.get(number, torch.zeros_like(found)) + found
 
     def result(self) -> Tensor:
-        sums = [product.quadratic() for product in self.products.values()] or list(self.sums.values())
+        sums = [product.quadratic(held_out=True) for product in self.products.values()] or list(self.sums.values())
         return torch.stack(sums).mean(0).float()

@@ -32,21 +32,22 @@ def batch_of(rows: Sequence[Row], model: LanguageModel | None) -> Batch:
     return model.batch(rows) if model is not None else padded(rows, 0, "cpu")
 
 
-def score_rows(jobs: Sequence[Job], rows: Sequence[Row]) -> list[Numbers]:
+def score_rows(jobs: Sequence[Job], rows: Sequence[Row], ids: Sequence[str] = ()) -> list[Numbers]:
     """Each scorer's numbers for these rows; a row without finite numbers is scored again alone, so that neighbours keep theirs.
 
-    When memory runs out the batch is halved, down to a single row, which is then a ModelError that says how long it is.
+    When memory runs out the batch is halved, down to a single row, which is then a ModelError that says which (of `ids`), and how long.
     """
     try:
         found = _scored(jobs, rows)
     except (torch.OutOfMemoryError, MemoryError) as error:
         if len(rows) == 1:
             raise ModelError(
-                f"a single row of {len(rows[0].input_ids)} tokens does not fit in the memory of the device; lower model.max_length, or use another device"
+                f"row {' '.join([*ids, 'of'])} {len(rows[0].input_ids)} tokens does not fit in the memory of the device or machine, alone as it is; "
+                "lower model.max_length, use --workers 1 or another device, and run the same command again: finished shards are kept"
             ) from error
         torch.cuda.empty_cache()
         half = len(rows) // 2
-        return [np.concatenate(parts) for parts in zip(score_rows(jobs, rows[:half]), score_rows(jobs, rows[half:]), strict=True)]
+        return [np.concatenate(parts) for parts in zip(score_rows(jobs, rows[:half], ids[:half]), score_rows(jobs, rows[half:], ids[half:]), strict=True)]
     return [_mended(job, rows, values) for job, values in zip(jobs, found, strict=True)]
 
 

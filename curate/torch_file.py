@@ -74,7 +74,7 @@ def read_torch(path: Path) -> Any:
     except zipfile.BadZipFile as error:
         raise ModelError(f"{path} is no whole file of torch.save ({error}); copy it again, or save it again with torch 1.6 or later") from error
     except (OSError, EOFError, LookupError, ValueError, TypeError, OverflowError, RuntimeError) as error:  # what zipfile, pickletools and torch make of damage
-        raise ModelError(f"{path} cannot be read ({type(error).__name__}: {' '.join(str(error).split())}); copy it again") from error
+        raise ModelError(f"{path} cannot be read ({_told(error)}); copy it again") from error
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def read_adamw(path: Path) -> AdamwState:
     except CurateError:
         raise
     except (LookupError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError) as error:  # the file may hold anything at all
-        raise ModelError(f"{path} holds no state_dict() of AdamW ({type(error).__name__}: {' '.join(str(error).split())}); copy it again, or use a later checkpoint") from error
+        raise ModelError(f"{path} holds no state_dict() of AdamW ({_told(error)}); copy it again, or use a later checkpoint") from error
 
 
 def _adamw(groups: list[dict[str, Any]], state: dict[int | str, dict[str, Any]], path: Path) -> AdamwState:
@@ -290,3 +290,7 @@ def _is_tensor(value: Any) -> bool:
 
 def _shown(value: Any) -> str:
     return value.words.replace(" ", ".") if isinstance(value, _Name) else f"a {type(value).__name__}"
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"

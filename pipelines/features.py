@@ -77,6 +77,11 @@ def _variants(session: Session, name: str, mine: Scored, wanted: frozenset[str],
     exact = "similarity" in wanted and _is_exact(scorer, inputs, name, mine)
     variants: dict[str, Scorer] = {name + _EXACT: ExactSimilarity(of=scorer)} if exact else {}
     if "vectors" in wanted or not exact:
+        if not scorer.sketchable:
+            raise ConfigError(
+                f"features.{name}: {scorer.name} with these fields has similarities to the target only, and an arm needs vectors or the target's directions "
+                "do not fit; use curvature: ekfac, or similarity: exact with selectors that only compare"
+            )
         if scorer.exact:
             scorer, mine.pilot, _ = pilot(session, name, scorer, inputs)
             mine.scorer = scorer

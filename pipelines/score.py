@@ -162,7 +162,7 @@ def _computed(task: ShardTask, parts: Sequence[Part]) -> list[dict[str, Any]]:
     values: list[list[Any]] = [[None] * (task.stop - task.start) for _ in jobs]
     for batch in batches(examples.lengths[task.start : task.stop], model, micro_batch_tokens(task.inputs.device)):
         rows = [examples.rows[task.start + int(i)] for i in batch]
-        for kept, numbers in zip(values, score_rows(jobs, rows), strict=True):
+        for kept, numbers in zip(values, score_rows(jobs, rows, examples.ids[task.start + batch].tolist()), strict=True):
             for i, value in zip(batch, numbers, strict=True):
                 kept[int(i)] = value
     return [_commit(task, part, examples.ids, kept) for part, kept in zip(parts, values, strict=True)]

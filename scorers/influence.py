@@ -1,12 +1,13 @@
 """Influence: by how much a pool row lowers the loss on a target row, curvature counted."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from curate.core import Checkpoint
 from curate.curved import Curved
+from curate.errors import ConfigError
 from curate.gradient_scorer import GradientScorer
 from curate.interfaces import Batch, ScoringContext
 from curate.passes import Reader
@@ -25,8 +26,9 @@ class Influence(Curved, GradientScorer):  # type: ignore[override]  # how many r
     for pool row x and target row y, g being the gradient of the mean answer loss over the trained layers. Positive: a
     small step on x, in the geometry of the Fisher, lowers the loss on y; unit nats^2 / Fisher, so only its order means
     anything. F is the empirical Fisher of `fisher_rows` pool rows plus `damping` times its mean eigenvalue, as EK-FAC (block
-    per layer, the default), K-FAC, or exactly for the sample over all layers by Woodbury's identity (M-FAC's F).
-    F^-1 is applied to the few target rows: pool vectors are plain gradients. With a very large damping it is the plain
+    per layer, the default), K-FAC, or exactly for the sample over all layers by Woodbury's identity (M-FAC's F), which a
+    row of the sample is left out of when it is compared: it would meet itself there and look harmless. With EK-FAC and K-FAC
+    F^-1 is applied to the few target rows, and pool vectors are plain gradients; Woodbury has similarities only. With a very large damping it is the plain
     inner product, as `less` with `direction: sgd, normalise: none`.
 
     Koh and Liang, ICML 2017; Grosse et al., "Studying Large Language Model Generalization with Influence Functions", 2023;
@@ -35,7 +37,15 @@ class Influence(Curved, GradientScorer):  # type: ignore[override]  # how many r
 
     name: Literal["influence"] = "influence"
 
-    normalise: Literal["row", "module", "none"] = Field("none", description="Unit length before the comparison, or none: long gradients count for more.")
+    normalise: Literal["row", "module", "none"] = Field(
+        "none", description="Unit length before the comparison, or none: long gradients count for more. Not by module with woodbury."
+    )
+
+    @model_validator(mode="after")
+    def _fitting(self) -> Self:
+        if self.curvature == "woodbury" and self.normalise == "module":
+            raise ValueError("curvature: woodbury joins the layers, so they cannot be normalised one by one; write normalise: none or row, or curvature: ekfac")
+        return self
 
     def shares(self, context: ScoringContext) -> Sequence[tuple[Checkpoint | None, float]]:
         checkpoints = self.weights(context)
@@ -49,24 +59,27 @@ class Influence(Curved, GradientScorer):  # type: ignore[override]  # how many r
         return kronecker(context.state, number, layer.name).apply(layer.name, layer.dense).flatten(1)
 
     def whole_block(self, block: "dict[str, Tensor]", context: ScoringContext) -> "dict[str, Tensor]":
-        """F^-1 of the target's gradients where it joins the layers."""
         if self.curvature != "woodbury":
             return block
-        from curate.fisher import empirical
+        from curate.fisher_features import halves
 
-        found: dict[str, Tensor] = {}
-        for number in range(len(self.weights(context))):
-            prefix = f"{number}/"
-            layers = {key.removeprefix(prefix): rows for key, rows in block.items() if key.startswith(prefix)}
-            found |= {prefix + name: rows for name, rows in empirical(context.state, number).apply(layers).items()}
-        return found
+        return block | halves(block, context.state, len(self.weights(context)))
+
+    def exact_reader(self, batch: Batch, context: ScoringContext, block: "Mapping[str, Tensor]") -> Reader:
+        if self.curvature != "woodbury":
+            return super().exact_reader(batch, context, block)
+        from curate.fisher_features import HeldOutReader
+
+        return HeldOutReader(self, batch, context, block)
+
+    @property
+    def sketchable(self) -> bool:
+        return self.curvature != "woodbury"
 
     def linear(self, context: ScoringContext) -> bool:
         return context.role == "pool"
 
     def reader(self, batch: Batch, context: ScoringContext) -> Reader:
-        if context.role == "target" and self.curvature == "woodbury":
-            from curate.gradient_features import BlockSketchReader
-
-            return BlockSketchReader(self, batch, context)
+        if not self.sketchable:
+            raise ConfigError("influence with curvature: woodbury has no vectors, only similarities to the target; use curvature: ekfac for vectors")
         return super().reader(batch, context)

@@ -22,10 +22,11 @@ class Trak(GradientScorer):
         tau(x, y) = (1 / C) sum_c phi_c(y)^T (Phi_c^T Phi_c + lambda I)^-1 phi_c(x) (1 - p_c(x))
 
     phi is the projected gradient of the mean over a row's answer tokens of the margin log(p / (1 - p)), p the probability of the
-    right token, Phi stacks the phi of `kernel_rows` pool rows and lambda is `damping` times the kernel's mean eigenvalue; the
+    right token, Phi stacks the phi of the pool's rows and lambda is `damping` times the kernel's mean eigenvalue; the
     original's lambda of zero is singular for fewer rows than numbers. Every checkpoint keeps its own kernel, unscaled, in float64.
     Vectors are C `width` numbers: (1 - p) phi for the pool, K^-1 phi for the target; their inner product is the score
-    (`metric: inner`), without a unit; positive helps. Over a sample the kernel is a share of the whole one, which changes no order.
+    (`metric: inner`), without a unit; positive helps. A row of the kernel meets itself in it and scores lower than one that is
+    not (to six tenths where the kernel has twice as many rows as numbers), so by default all rows of the pool make it.
 
     Park et al., "TRAK: Attributing Model Behavior at Scale", ICML 2023.
     """
@@ -37,7 +38,7 @@ class Trak(GradientScorer):
     width: int = Field(2048, ge=1, description="Numbers per row and checkpoint; the kernel takes 8 width^2 bytes.")
     normalise: Literal["row", "module", "none"] = Field("none", description="Unit length before the kernel, or none as published.")
     damping: float = Field(0.1, gt=0, description="Added to the kernel's eigenvalues, as a share of their mean.")
-    kernel_rows: int | None = Field(4096, ge=1, description="Rows of the pool that the kernel is made of; null for all.")
+    kernel_rows: int | None = Field(None, ge=1, description="Rows of the pool that the kernel is made of; null for all, at one more pass over the pool.")
     checkpoint: Literal["last", "every"] = Field("every", description="The warm-up's last checkpoint, or the mean over all of them.")
 
     @property

@@ -199,9 +199,10 @@ def test_m15_memory_that_does_not_suffice_says_what_to_lower(run: Run, tiny: Pat
     def exhaust(*arguments: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
-    monkeypatch.setattr(Loss, "score", exhaust)
+    monkeypatch.setattr(Loss, "reader", exhaust)
     code, message = run(tiny)
-    assert code == 4 and "(CUDA out of memory); lower train.micro_batch_tokens, warmup.micro_batch_tokens or model.max_length" in message
+    assert code == 4 and "tokens does not fit in the memory of the device or machine, alone as it is; lower model.max_length" in message
+    assert len(message.split("row ")[1].split(" of ")[0]) >= 32  # its id
 
 
 def test_m16_a_model_is_scored_without_dropout(tiny: Path, model: Path) -> None:

@@ -13,7 +13,7 @@ HEAVY = {"torch", "transformers", "peft", "datasets", "ot", "faiss", "sklearn", 
 TENSOR = {
     f"curate.{name}"
     for name in (
-        *("adapters", "companion", "curvature", "dynamics", "encoder", "evaluate", "fisher", "forward", "gradient_features", "gradients"),
+        *("adapters", "companion", "curvature", "dynamics", "encoder", "evaluate", "fisher", "fisher_features", "forward", "gradient_features", "gradients"),
         *("inference.engine", "inference.prefix", "inference.sampling", "kernel_features", "kfac", "model", "moments", "projection", "readers"),
         *("rowwise", "train", "woodbury"),
     )

@@ -41,6 +41,7 @@ class Difficulty(Scorer):
 class Direction(Difficulty):
     """Three numbers that depend on a row's tokens; all zero for a row without a gradient."""
 
+    name: Literal["direction"] = "direction"  # type: ignore[assignment]
     output: ClassVar[Literal["vectors", "scores"]] = "vectors"
 
     def score(self, batch: Batch, context: ScoringContext) -> Tensor:
@@ -234,8 +235,8 @@ def test_when_memory_runs_out_the_batch_is_halved_until_it_fits() -> None:
 
 def test_a_single_row_that_does_not_fit_is_an_error_that_says_how_long_it_is() -> None:
     long = Row(np.arange(20, 29, dtype=np.int32), np.ones(9, bool))
-    with pytest.raises(ModelError, match="a single row of 9 tokens does not fit"):
-        score_rows([(Hopeless(), CONTEXT)], [*rows(3), long])
+    with pytest.raises(ModelError, match="row d of 9 tokens does not fit"):
+        score_rows([(Hopeless(), CONTEXT)], [*rows(3), long], ["a", "b", "c", "d"])
 
 
 def test_features_of_one_model_are_scored_in_one_go_and_found_one_by_one(hold: Any, tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def test_every_scorer_keeps_the_contract(name: str, base: ScoringContext, warmed
         {"name": "less", "direction": "sgd", "projection": "factored", "normalise": "module", "width": 256},
         {"name": "less", "normalise": "module", "modules": ["q_proj", "v_proj"], "width": 64},
         {"name": "influence", "curvature": "kfac", "width": 64},
-        {"name": "influence", "curvature": "woodbury", "checkpoint": "every", "width": 64, "damping": 100.0},
+        {"name": "influence", "checkpoint": "every", "width": 64},
         {"name": "self_influence", "curvature": "woodbury"},
         {"name": "el2n", "at": "every"},
         {"name": "loss", "at": "last"},

@@ -11,6 +11,7 @@ from curate.errors import DataError
 from curate.exact_similarity import ExactSimilarity
 from curate.gradients import per_sample_gradients
 from curate.interfaces import ScoringContext
+from curate.scorers.influence import Influence
 from curate.scorers.less import Less
 from curate.testing.scorer import check_numbers
 from tests.scorers.oracle import similarity
@@ -59,4 +60,5 @@ def test_a_target_row_without_a_gradient_has_no_column(warmed: ScoringContext, s
 
 
 def test_it_keeps_the_contract_of_scorers(warmed: ScoringContext, some_rows: list[Row]) -> None:
-    check_numbers(ExactSimilarity(of=Less()), replace(warmed, target=some_rows[:3]), some_rows)
+    for scorer in (Less(), Influence(curvature="woodbury", checkpoint="every")):
+        check_numbers(ExactSimilarity(of=scorer), replace(warmed, target=some_rows[:3]), some_rows)

@@ -46,13 +46,15 @@ def flat(gradients: dict[str, torch.Tensor]) -> torch.Tensor:
 def split(warmed: ScoringContext, some_rows: list[Row]) -> tuple[ScoringContext, list[Row], list[Row]]:
     """The context with target rows, the pool rows and the sample."""
     model_of(warmed).use(warmed.checkpoints[-1])
-    return replace(warmed, target=some_rows[6:]), some_rows[:4], some_rows[:6]
+    return replace(warmed, target=some_rows[6:]), some_rows[:4], some_rows[2:6]
 
 
-def inverse_by_sample(model: LanguageModel, sample: list[Row]) -> torch.Tensor:
+def inverse_by_sample(model: LanguageModel, sample: list[Row], without: Row) -> torch.Tensor:
+    """Of the sample's Fisher, without one row where that is among the sample; the count and the damping stay those of all."""
     rows = torch.stack([flat(gradient(model, row)) for row in sample])
-    fisher = rows.T @ rows / len(rows)
-    return torch.linalg.inv(fisher + DAMPING * fisher.diagonal().mean() * torch.eye(len(fisher), dtype=torch.float64))
+    others = torch.stack([flat(gradient(model, row)) for row in sample if row is not without])
+    damping = DAMPING * float((rows**2).sum(0).mean()) / len(rows)
+    return torch.linalg.inv(others.T @ others / len(rows) + damping * torch.eye(rows.shape[1], dtype=torch.float64))
 
 
 def test_woodbury_is_the_inverse_of_the_dense_fisher_of_the_sample(split: tuple[ScoringContext, list[Row], list[Row]]) -> None:
@@ -60,8 +62,10 @@ def test_woodbury_is_the_inverse_of_the_dense_fisher_of_the_sample(split: tuple[
     model = model_of(context)
     scorer = ExactSimilarity(of=Influence(curvature="woodbury", damping=DAMPING, modules=LAYER))
     found = scorer.score(model.batch(pool), replace(context, state=scorer.prepare([model.batch(sample)], context)))
-    inverse = inverse_by_sample(model, sample)
-    wanted = torch.stack([torch.stack([flat(gradient(model, x)) @ inverse @ flat(gradient(model, y)) for y in context.target]) for x in pool])
+    wanted = torch.zeros(len(pool), len(context.target), dtype=torch.float64)
+    for i, x in enumerate(pool):  # two of them are not in the sample
+        inverse = inverse_by_sample(model, sample, without=x)
+        wanted[i] = torch.stack([flat(gradient(model, x)) @ inverse @ flat(gradient(model, y)) for y in context.target])
     torch.testing.assert_close(found.double(), wanted, rtol=1e-3, atol=1e-4 * float(wanted.abs().max()))
 
 
@@ -70,8 +74,7 @@ def test_self_influence_is_the_quadratic_form_of_the_same_inverse(split: tuple[S
     model = model_of(context)
     scorer = SelfInfluence(curvature="woodbury", damping=DAMPING, modules=LAYER)
     found = scorer.score(model.batch(pool), replace(context, state=scorer.prepare([model.batch(sample)], context)))
-    inverse = inverse_by_sample(model, sample)
-    wanted = [float(flat(gradient(model, x)) @ inverse @ flat(gradient(model, x))) for x in pool]
+    wanted = [float(flat(gradient(model, x)) @ inverse_by_sample(model, sample, without=x) @ flat(gradient(model, x))) for x in pool]
     assert found.tolist() == pytest.approx(wanted, rel=1e-3)
 
 
@@ -105,7 +108,7 @@ def test_kronecker_influence_and_self_influence_are_products_with_the_dense_inve
     assert own.tolist() == pytest.approx([product(x, x) for x in pool], rel=2e-3)
 
 
-@pytest.mark.parametrize("kind", ["woodbury", "ekfac"])
+@pytest.mark.parametrize("kind", ["kfac", "ekfac"])
 def test_vectors_estimate_the_exact_influence(split: tuple[ScoringContext, list[Row], list[Row]], kind: Any) -> None:
     context, pool, sample = split
     model = model_of(context)
@@ -141,3 +144,11 @@ def test_more_sampled_gradients_than_memory_holds_are_refused(split: tuple[Scori
     monkeypatch.setattr("curate.fisher.MOST_BYTES", 1000)
     with pytest.raises(ConfigError, match="lower fisher_rows, name fewer modules, or use curvature: ekfac"):
         Influence(curvature="woodbury", modules=LAYER).prepare([model_of(context).batch(sample)], context)
+
+
+def test_woodbury_has_no_vectors_and_no_modules_of_unit_length(split: tuple[ScoringContext, list[Row], list[Row]]) -> None:
+    context, pool, _ = split
+    with pytest.raises(ConfigError, match="has no vectors, only similarities"):
+        Influence(curvature="woodbury").score(model_of(context).batch(pool), context)
+    with pytest.raises(ValueError, match="cannot be normalised one by one"):
+        Influence(curvature="woodbury", normalise="module")
