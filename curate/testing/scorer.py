@@ -16,8 +16,11 @@ if TYPE_CHECKING:
     from curate.model import LanguageModel
 
 
+_DEVICE = 20  # how many times the tolerance between batches two devices may differ: their sums have another order throughout
+
+
 def check_scorer(scorer: Scorer, context: ScoringContext, rows: Sequence[Row], *, tolerance: float = 1e-4) -> None:
-    """Run every check of the scorer contract: identity, output, row by row, padding, determinism, a model left as it was, refusals.
+    """Run every check of the scorer contract: identity, output, row by row in any batch, padding, determinism, workers, resume, device, refusals.
 
     Args:
         scorer: the instance to check; a second one of its class is made from its fields.
@@ -48,6 +51,8 @@ def check_numbers(scorer: Scorer, context: ScoringContext, rows: Sequence[Row], 
         for role in watched.roles:
             _check_rows(watched, rows, role)
         _check_determinism(watched, rows)
+        _check_workers(watched, rows)
+        _check_device(watched, rows)
         _check_refusal(watched, rows)
     finally:
         before.restore()
@@ -111,6 +116,32 @@ def _check_determinism(watched: Watched, rows: Sequence[Row]) -> None:
             for parameter in watched.model.names.values():
                 parameter.zero_()
         require_again("depends on the weights that the model held before, not on the checkpoints alone")
+
+
+def _check_workers(watched: Watched, rows: Sequence[Row]) -> None:
+    """Shards computed elsewhere, or after a restart: by another copy of the scorer, with its state read back from bytes, last shard first."""
+    import torch
+
+    half = len(rows) // 2
+    shards = [watched.model.batch(rows[:half]), watched.model.batch(rows[half:])]
+    here = [watched(shard) for shard in shards]
+    other = watched.elsewhere()
+    there = [other(shard) for shard in reversed(shards)][::-1]
+    equal = torch.equal if watched.model.device == "cpu" else watched.same
+    same = all(equal(found, wanted) for found, wanted in zip(there, here, strict=True))
+    require(same, f"{watched.scorer.name}: another worker, or the same after a restart, gives other numbers for the same shard")
+
+
+def _check_device(watched: Watched, rows: Sequence[Row]) -> None:
+    """The same rows on the CPU and on an accelerator, where there is one."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return
+    batch = rows[: max(2, len(rows) // 2)]
+    with watched.on("cuda" if watched.model.device == "cpu" else "cpu") as other:
+        found, wanted = other(other.model.batch(batch)).cpu(), watched(watched.model.batch(batch)).cpu()
+    require(replace(watched, tolerance=_DEVICE * watched.tolerance).same(found, wanted), f"{watched.scorer.name}: another device gives other numbers")
 
 
 def _check_refusal(watched: Watched, rows: Sequence[Row]) -> None:

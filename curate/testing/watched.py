@@ -1,6 +1,8 @@
 """A scorer under watch: each of its calls is checked for what it returns and for what it leaves behind."""
 
-from collections.abc import Sequence
+import contextlib
+import copy
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -62,6 +64,32 @@ class Watched:
         """Give later calls what the scorer prepares from these rows, unless the context holds it already."""
         if self.context.state is None:
             self.context = replace(self.context, state=self.scorer.prepare([self.model.batch(rows)], self.context))
+
+    def elsewhere(self) -> "Watched":
+        """The same scorer as another worker gets it: a copy, with its state read back from stored bytes."""
+        import torch
+        from safetensors.torch import load, save
+
+        context = self.context
+        if context.state is not None:
+            arrays = {name: torch.as_tensor(value) for name, value in context.state.items()}
+            stored = load(save({name: value.detach().cpu().contiguous() for name, value in arrays.items()}))
+            context = replace(context, state={name: value.to(arrays[name].device) for name, value in stored.items()})
+        return replace(self, scorer=copy.deepcopy(self.scorer), context=context)
+
+    @contextlib.contextmanager
+    def on(self, device: str) -> "Iterator[Watched]":
+        """The same scorer with its model and state on another device for a while."""
+        import torch
+
+        home, state = self.model.device, self.context.state
+        moved = {name: torch.as_tensor(value).to(device) for name, value in state.items()} if state is not None else None
+        self.model.model.to(device)
+        try:
+            model = replace(self.model, device=device)
+            yield replace(self, model=model, context=replace(self.context, model=model, device=device, state=moved))
+        finally:
+            self.model.model.to(home)
 
     def __call__(self, batch: Batch, role: Role = "pool", *, seed: int = 0, scorer: Scorer | None = None) -> "Tensor":
         """The numbers of this batch."""
