@@ -19,7 +19,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
-from gradients import checkpoint, loop
+from gradients import checkpoint, floor, loop
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from curate.core import Row
@@ -52,18 +52,6 @@ def random_model(shape: str, device: str) -> LanguageModel:
 
 def linear_weights(model: LanguageModel) -> int:
     return sum(p.numel() for name, p in model.model.named_parameters() if p.ndim == 2 and "lora" not in name and "embed" not in name)
-
-
-def floor(model: LanguageModel, rows: list[Row]) -> None:
-    """Forward and backward with every weight frozen: only the embedding's output wants a gradient."""
-    batch = model.batch(rows)
-    for parameter in model.names.values():
-        parameter.requires_grad_(False)
-    embedded = model.model.get_input_embeddings()(batch.input_ids).detach().requires_grad_(True)
-    labels = batch.input_ids.masked_fill(~batch.supervised, -100)
-    model.model(inputs_embeds=embedded, attention_mask=batch.mask.long(), labels=labels).loss.backward()
-    for parameter in model.names.values():
-        parameter.requires_grad_(True)
 
 
 def seconds(device: str, work: Callable[[], object]) -> float:

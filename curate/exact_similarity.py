@@ -24,7 +24,7 @@ class ExactSimilarity(PassScorer):
     """(B, M) the inner products that a gradient scorer's vectors estimate: pool gradients are streamed against the target's.
 
     The directions of the M target rows are held whole, C M P numbers for C sets of weights and P trained weights; each
-    pool row then costs 2 C M P operations more than its gradient, a fraction of a percent for a few hundred targets. Target
+    pool row then costs 2 C M P operations more than its gradient, a fraction of a percent where adapters are trained. Target
     rows without a gradient have no column; the state's `columns` names those that do.
     """
 

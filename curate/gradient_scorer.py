@@ -31,6 +31,7 @@ class GradientScorer(PassScorer, VectorScorer):
     reads: ClassVar[Reads] = "gradients"
     sample_rows: ClassVar[int | None] = 0
     objective: ClassVar[Objective] = "loss"
+    metric: ClassVar[Literal["cosine", "inner"]] = "cosine"  # how its vectors are meant to be compared
     exact: ClassVar[bool] = True  # whether inner products can be had without a projection
 
     width: int | Literal["auto"] = Field(
@@ -52,6 +53,14 @@ class GradientScorer(PassScorer, VectorScorer):
     def numbers(self) -> int:
         """The width, where none was chosen the default."""
         return DEFAULT_WIDTH if self.width == "auto" else self.width
+
+    def sets(self, checkpoints: int) -> int:
+        """How many sets of weights it reads, of so many checkpoints."""
+        return max(1, checkpoints)
+
+    def stored_width(self, checkpoints: int) -> int:
+        """Numbers per row on disk, at most."""
+        return self.numbers * (1 if self.projection == "sketch" else self.sets(checkpoints))
 
     @abstractmethod
     def shares(self, context: ScoringContext) -> Sequence[tuple[Checkpoint | None, float]]:

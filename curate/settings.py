@@ -1,9 +1,9 @@
 """The parts of a recipe that services read: model, LoRA, warm-up and training. No heavy imports."""
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from curate.core import Config
 
@@ -65,6 +65,14 @@ class Warmup(Optimizer):
     trainer: str | None = Field(
         None, description="Folder of a Hugging Face Trainer run (its output_dir): its checkpoints are read, and no warm-up of our own is trained."
     )
+
+
+    @model_validator(mode="after")
+    def _fitting(self) -> Self:
+        idle = sorted(self.model_fields_set - {"trainer"})
+        if self.trainer is not None and idle:
+            raise ValueError(f"warmup.trainer reads a finished run, so {', '.join(idle)} would do nothing; remove it, or trainer")
+        return self
 
 
 class Train(Optimizer):

@@ -109,7 +109,7 @@ def _adamw(groups: list[dict[str, Any]], state: dict[int | str, dict[str, Any]],
     coupled = any(group.get("weight_decay") and not group.get("decoupled_weight_decay", True) for group in used)
     if odd or coupled or kept not in ([], ["exp_avg", "exp_avg_sq", "step"]):
         why = "its weight decay is part of the gradient" if coupled else f"it keeps {', '.join(kept) or 'nothing'}{' and has other settings' * odd}"
-        raise ModelError(f"{path} is not of a plain AdamW: {why}; train with optim: adamw_torch or adamw_torch_fused, or use a scorer that reads no moments")
+        raise ModelError(f"{path} is not of a plain AdamW: {why}; train with optim: adamw_torch or adamw_torch_fused, or let curate train a warm-up")
     if len(set(keys)) != len(keys) or set(keys) != set(state) or any(len(moments) != len(kept) for moments in state.values()):
         raise ModelError(f"{path} has moments of {len(state)} parameters where its groups list {len(keys)}; each must be trained from the first step on")
     constants = {(*map(float, group["betas"]), float(group["eps"])) for group in used}

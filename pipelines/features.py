@@ -50,6 +50,8 @@ def score_features(session: Session, recipe: Recipe, given: Mapping[str, Inputs]
         jobs = jobs_of(session, scorers, inputs)
         pool = score(session, jobs, inputs, "pool", recipe.hygiene.quarantine_limit)
         target = score(session, [job for job in jobs if job.scorer.output == "vectors"], inputs, "target", recipe.hygiene.quarantine_limit)
+        for name in [name for name, scorer in used.items() if kind_of(scorer) == kind]:
+            scored[name].notes += _metric_notes(recipe, name, scored[name].scorer, name + _EXACT in scorers)
         for job in jobs:
             mine = scored[job.label.removesuffix(_EXACT)]
             if job.scorer.output == "vectors":
@@ -62,6 +64,17 @@ def score_features(session: Session, recipe: Recipe, given: Mapping[str, Inputs]
 
 
 _EXACT = " (exact)"
+
+
+def _metric_notes(recipe: Recipe, name: str, scorer: Scorer, exact: bool) -> list[str]:
+    """What to say where an arm compares by the cosine what is meant to be compared by inner products."""
+    if exact or not isinstance(scorer, GradientScorer) or scorer.metric == "cosine":
+        return []
+    arms = [arm for arm, method in recipe.arms.items() if method.vectors == name and getattr(method.selector, "metric", "") == "cosine"]
+    if not arms:
+        return []
+    which = ", ".join(arms)
+    return [f"feature {name}: {scorer.name} is the inner product of its vectors, but {which} compares their cosines; write metric: inner in the selector"]
 
 
 def kind_of(scorer: Scorer) -> str:
@@ -97,7 +110,7 @@ def _is_exact(scorer: GradientScorer, inputs: Inputs, name: str, mine: Scored) -
             raise ConfigError(f"features.{name}: {scorer.name} has no exact similarity; write similarity: sketch")
         return False
     rows = int(inputs.target.manifest["summary"]["used"])
-    size = 4 * rows * max(1, len(inputs.checkpoints)) * trained_numbers(inputs.handle, scorer.modules)
+    size = 4 * rows * scorer.sets(len(inputs.checkpoints)) * trained_numbers(inputs.handle, scorer.modules)
     if size <= EXACT_BYTES or scorer.similarity == "exact":
         return True
     mine.notes.append(

@@ -54,7 +54,8 @@ def run_pilot(task: PilotTask) -> dict[str, Any]:
     pool, everything = opened(inputs.pool.path), target_rows(inputs.target.path)
     rows = [pool.rows[int(i)] for i in drawn(pool, POOL_ROWS)]
     targets = [everything[int(i)] for i in np.sort(drawn(opened(inputs.target.path), TARGET_ROWS))]
-    wide = scorer.model_copy(update={"width": WIDEST}) if scorer.width == "auto" else scorer
+    choosing = scorer.width == "auto" and scorer.projection == "sketch"  # only a sketch holds all narrower ones
+    wide = scorer.model_copy(update={"width": WIDEST}) if choosing else scorer
     exact_scorer = ExactSimilarity(of=wide)
     context = replace(inputs.context(wide, None), target=targets)
     tokens = micro_batch_tokens(inputs.device)
@@ -68,10 +69,10 @@ def run_pilot(task: PilotTask) -> dict[str, Any]:
     usable = np.isfinite(exact).all(1) & np.isfinite(ours).all(1)
     exact, ours = exact[usable], ours[usable]
     law = law_of(exact, ours, theirs)
-    widths = [1 << power for power in range(NARROWEST.bit_length() - 1, WIDEST.bit_length())] if scorer.width == "auto" else [wide.numbers]
+    widths = [1 << power for power in range(NARROWEST.bit_length() - 1, WIDEST.bit_length())] if choosing else [wide.numbers]
     measured = {}
     for width in widths:
-        folded = [fold(torch.from_numpy(part), width).numpy() for part in (ours, theirs)] if scorer.width == "auto" else [ours, theirs]
+        folded = [fold(torch.from_numpy(part), width).numpy() for part in (ours, theirs)] if choosing else [ours, theirs]
         measured[width] = {**agreement(exact, folded[0] @ folded[1].T), "pearson_by_law": law.pearson(width)}
     wanted = law.width()
     chosen = next((width for width in widths if width >= wanted and faithful(measured[width])), widths[-1])

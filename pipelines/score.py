@@ -16,6 +16,7 @@ from curate.core import Artifact
 from curate.data.examples import open_examples
 from curate.errors import DiskError, NumericError
 from curate.features import shard_bytes
+from curate.gradient_scorer import GradientScorer
 from curate.interfaces import Scorer
 from curate.pipelines.session import Session
 from curate.pipelines.state import Inputs, prepare_state
@@ -93,7 +94,7 @@ def score(session: Session, jobs: Sequence[Job], inputs: Inputs, role: Role, qua
 
     def make(places: Sequence[Workspace | None]) -> list[Mapping[str, Any] | None]:
         missing = [(job, place) for job, place in zip(jobs, places, strict=True) if place]
-        _announce(session, [job for job, _ in missing], rows)
+        _announce(session, [job for job, _ in missing], rows, len(inputs.checkpoints))
         parts = tuple(Part(job.scorer, job.state.path if job.state else None, place.path) for job, place in missing)
         tasks = [ShardTask(parts, inputs, examples.path, role, start, stop) for start, stop in plan]
         done = list(session.cluster.map(score_shard, tasks, label=f"{', '.join(job.label for job, _ in missing)} ({role})"))
@@ -127,12 +128,12 @@ def _stored(scorer: Scorer) -> Any:
     return getattr(scorer, "store", "float32")
 
 
-def _announce(session: Session, jobs: Sequence[Job], rows: int) -> None:
+def _announce(session: Session, jobs: Sequence[Job], rows: int, checkpoints: int) -> None:
     """Say what the features will take of the disk where it is known beforehand, and refuse what it does not hold."""
     wanted = 0
     for job in jobs:
-        width = getattr(job.scorer, "numbers", None)
-        if width is not None and job.scorer.output == "vectors":
+        if isinstance(job.scorer, GradientScorer):
+            width = job.scorer.stored_width(checkpoints)
             size = rows * bytes_per_row(width, _stored(job.scorer))
             session.store.notify(f"feature {job.label}: {rows:,} rows of {width:,} numbers in {_stored(job.scorer)}, {size / 2**20:,.0f} MiB on disk")
             wanted += size

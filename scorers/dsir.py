@@ -29,7 +29,7 @@ class Dsir(Scorer):
     `prior: uniform` both p are (c + s) / (sum c + s B), and a target of fewer than s B n-grams ranks rows by their
     length, shortest first. A sum grows with length: its mean over the pool's n-grams is minus a divergence, so most long rows lie far
     below and a few far above, and a short unrelated row outranks a long one; `per_token` divides by the row's tokens.
-    The paper draws rows in proportion to w without replacement, which is a selector's part (`dsir_sample`: the highest
+    The paper draws rows in proportion to w without replacement, which is a selector's part (the highest
     scores after Gumbel noise); to take the highest scores is another method.
 
     Unlike the published code: `smoothing` is 1, where that adds 1e-8 to p, so that an n-gram in a bucket without any

@@ -8,13 +8,13 @@ from pydantic import Field
 
 from curate.data.text import Part
 from curate.encoder_folder import Pooling
-from curate.interfaces import Batch, Output, Reads, Scorer, ScoringContext
+from curate.interfaces import Batch, Reads, ScoringContext, VectorScorer
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-class Embed(Scorer):
+class Embed(VectorScorer):
     """The vector that a sentence encoder gives to the row's words: near in meaning is near in cosine.
 
     The encoder's last hidden states h_1 .. h_T are pooled over the T tokens of the text (mean: sum_t h_t / T, cls: h_1,
@@ -27,7 +27,6 @@ class Embed(Scorer):
     """
 
     name: Literal["embed"] = "embed"
-    output: ClassVar[Output] = "vectors"
     reads: ClassVar[Reads] = "text"
 
     path: str = Field(

@@ -1,7 +1,7 @@
 """Influence: by how much a pool row lowers the loss on a target row, curvature counted."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -36,7 +36,9 @@ class Influence(Curved, GradientScorer):  # type: ignore[override]  # how many r
     """
 
     name: Literal["influence"] = "influence"
+    metric: ClassVar[Literal["cosine", "inner"]] = "inner"
 
+    projection: Literal["sketch"] = Field("sketch", description="The inverse Fisher needs whole gradients, so there is nothing to factor.")
     normalise: Literal["row", "module", "none"] = Field(
         "none", description="Unit length before the comparison, or none: long gradients count for more. Not by module with woodbury."
     )
@@ -46,6 +48,9 @@ class Influence(Curved, GradientScorer):  # type: ignore[override]  # how many r
         if self.curvature == "woodbury" and self.normalise == "module":
             raise ValueError("curvature: woodbury joins the layers, so they cannot be normalised one by one; write normalise: none or row, or curvature: ekfac")
         return self
+
+    def sets(self, checkpoints: int) -> int:
+        return 1 if self.checkpoint == "last" else max(1, checkpoints)
 
     def shares(self, context: ScoringContext) -> Sequence[tuple[Checkpoint | None, float]]:
         checkpoints = self.weights(context)
@@ -75,9 +80,6 @@ class Influence(Curved, GradientScorer):  # type: ignore[override]  # how many r
     @property
     def sketchable(self) -> bool:
         return self.curvature != "woodbury"
-
-    def linear(self, context: ScoringContext) -> bool:
-        return context.role == "pool"
 
     def reader(self, batch: Batch, context: ScoringContext) -> Reader:
         if not self.sketchable:

@@ -34,8 +34,11 @@ class Trak(GradientScorer):
     name: Literal["trak"] = "trak"
     objective: ClassVar[Objective] = "margin"
     exact: ClassVar[bool] = False
+    metric: ClassVar[Literal["cosine", "inner"]] = "inner"
 
     width: int = Field(2048, ge=1, description="Numbers per row and checkpoint; the kernel takes 8 width^2 bytes.")
+    projection: Literal["sketch"] = Field("sketch", description="Each checkpoint has a sketch of its own.")
+    similarity: Literal["auto", "sketch"] = Field("auto", description="Always of the vectors: the kernel is one of sketches.")
     normalise: Literal["row", "module", "none"] = Field("none", description="Unit length before the kernel, or none as published.")
     damping: float = Field(0.1, gt=0, description="Added to the kernel's eigenvalues, as a share of their mean.")
     kernel_rows: int | None = Field(None, ge=1, description="Rows of the pool that the kernel is made of; null for all, at one more pass over the pool.")
@@ -45,6 +48,9 @@ class Trak(GradientScorer):
     def sample_rows(self) -> int | None:  # type: ignore[override]  # of this instance
         return self.kernel_rows
 
+    def sets(self, checkpoints: int) -> int:
+        return 1 if self.checkpoint == "last" else max(1, checkpoints)
+
     def shares(self, context: ScoringContext) -> Sequence[tuple[Checkpoint | None, float]]:
         checkpoints = warm_checkpoints(self, context)
         checkpoints = checkpoints[-1:] if self.checkpoint == "last" else checkpoints
@@ -53,8 +59,8 @@ class Trak(GradientScorer):
     def step(self, layer: "LayerGradient", number: int, context: ScoringContext) -> "Tensor":
         return layer.dense.flatten(1)
 
-    def linear(self, context: ScoringContext) -> bool:
-        return True
+    def stored_width(self, checkpoints: int) -> int:
+        return self.numbers * self.sets(checkpoints)
 
     def prepare(self, sample: Iterable[Batch], context: ScoringContext) -> State:
         from curate.kernel_features import fit_kernels

@@ -123,3 +123,22 @@ def test_disk_is_estimated_before_and_refused_when_it_does_not_suffice(
     monkeypatch.setattr("shutil.disk_usage", lambda path: full)
     assert run("{name: less, width: 1024}", FACILITY, until="score") == 7
     assert "use store: float16 or int8, a smaller width, or another --store" in capsys.readouterr().err
+
+
+def test_factored_vectors_have_a_pilot_of_their_own_width(run: Run, tmp_path: Path) -> None:
+    assert run("{name: less, direction: sgd, projection: factored}", FACILITY) == 0
+    (row,) = results(tmp_path)["features"]
+    assert 0 < row["width"] <= 2 * 8192 and -1 <= row["fidelity"]["spearman"] <= 1
+
+
+def test_an_arm_that_compares_cosines_of_vectors_meant_for_inner_products_is_told(run: Run, tmp_path: Path) -> None:
+    assert run("{name: trak, width: 32}", ROUND_ROBIN) == 0
+    assert any("trak is the inner product of its vectors, but a compares their cosines" in line for line in results(tmp_path)["warnings"])
+    assert run("{name: trak, width: 32}", "{vectors: f, selector: {name: round_robin, metric: inner}}") == 0
+    assert not any("inner product" in line for line in results(tmp_path)["warnings"])
+
+
+def test_every_checkpoint_of_trak_counts_on_disk(run: Run, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert run("{name: trak, width: 64}", "{vectors: f, selector: {name: round_robin, metric: inner}}", until="score") == 0
+    assert "120 rows of 128 numbers" in capsys.readouterr().err
+    assert manifests(tmp_path, "features")[0]["summary"]["width"] == 128

@@ -63,3 +63,8 @@ def test_a_run_that_is_not_there_is_one_line(command_line: Command, trained: Pat
     assert command_line("run", trained / "own.yaml", "warmup.trainer=nowhere", "--store", tmp_path / "s", "--runs", tmp_path / "r", "--quiet") == 4
     said = capsys.readouterr().err.strip()
     assert "warmup.trainer 'nowhere' is not a folder" in said and len(said.splitlines()) == 1
+
+
+def test_fields_that_a_finished_run_would_ignore_are_refused(command_line: Command, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command_line("validate", trained / "own.yaml", "warmup.epochs=3") == 2
+    assert "warmup.trainer reads a finished run, so epochs would do nothing" in capsys.readouterr().err

@@ -1,6 +1,5 @@
 """The conformance suite notices every way in which a scorer can break its contract, and says which."""
 
-from collections.abc import Iterable
 from dataclasses import replace
 from typing import ClassVar, Literal
 
@@ -165,29 +164,6 @@ class Remembering(Honest):
         return super().score(batch, context) * scale
 
 
-class Counting(Honest):
-    """Scores by the order in which its shards come."""
-
-    calls: ClassVar[list[int]] = [0, 0]
-
-    def score(self, batch: Batch, context: ScoringContext) -> Tensor:
-        mean = super().score(batch, context)
-        if len(batch.mask) == 4:  # a shard of the nine rows
-            self.calls[0] += 1
-        return mean * (1.0 + 1e-5 * (self.calls[0] > 1))
-
-
-class Local(Honest):
-    """Depends on being the very object that was prepared."""
-
-    def prepare(self, sample: Iterable[Batch], context: ScoringContext) -> dict[str, Tensor]:
-        return {"made": torch.tensor([float(id(self) % 1000)])}
-
-    def score(self, batch: Batch, context: ScoringContext) -> Tensor:
-        mine = context.state is not None and float(context.state["made"]) == id(self) % 1000
-        return super().score(batch, context) * (1.0 if mine or len(batch.mask) not in (4, 5) else 1.00001)
-
-
 class Wandering(Honest):
     """Reads checkpoints without saying so."""
 
@@ -222,8 +198,6 @@ BROKEN = [
     (Masking, "changes the batch"),
     (Drawn, "the same call twice gives different bits"),
     (Remembering, "another seed, role or batch"),
-    (Counting, "another worker, or the same after a restart"),
-    (Local, "another worker, or the same after a restart"),
     (Wandering, "refuses ordinary rows .* none was given"),
     (Mutable, "must be frozen"),
     (Silent, "needs a docstring"),
