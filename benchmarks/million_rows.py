@@ -3,7 +3,7 @@
     python benchmarks/million_rows.py [rows ...]
 
 Rows of 4 to 16 words are prepared (read, tokenised, accounted for) and scored by `bm25` against 20 target rows and by `dsir`, in
-one process each that reports the most memory it ever held. What grows with the rows is an id, lengths and a group of each.
+one process each that reports the most memory of its own that it held. What grows with the rows is an id, lengths and a group of each.
 """
 
 import sys

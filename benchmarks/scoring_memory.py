@@ -2,8 +2,9 @@
 
     python benchmarks/scoring_memory.py [rows ...]
 
-Each pool is scored by `rds` with the model of the quickstart in a process of its own, which reports the most memory that it
-ever held. Preparing the pool is measured apart. What grows is what is kept per row: its id, lengths and group.
+Each pool is scored by `rds` with the model of the quickstart in a process of its own, which reports the most memory of its own
+that it ever held (sampled; pages of mapped files are not counted, for the kernel takes them back when it wants to). Preparing the
+pool is measured apart. What grows is what is kept per row: its id, lengths and group.
 """
 
 import json
@@ -24,12 +25,21 @@ budgets: [10]
 evaluate: [{{task: likelihood, data: {{path: held.jsonl}}}}]
 """
 MEASURED = """
-import resource, sys
+import re, sys, threading
 from curate.__main__ import main
+own = re.compile(r"RssAnon:\\s*(\\d+) kB")
+peak, over = 0, threading.Event()
+def watch():
+    global peak
+    while not over.wait(0.05):
+        peak = max(peak, int(own.search(open("/proc/self/status").read())[1]))
+watcher = threading.Thread(target=watch, daemon=True)
+watcher.start()
 try:
     main()
 finally:
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)
+    over.set()
+    print(peak, file=sys.stderr)
 """
 
 

@@ -75,7 +75,7 @@ class StoredRows(Sequence[Row]):
 
     def locate(self, index: int) -> tuple[Any, int]:
         """The Arrow batch that holds a row, and the row's place in it."""
-        return _shard(self.path / shard_name(int(self.files[index]))), int(self.positions[index])
+        return _shard(self.path, int(self.files[index])), int(self.positions[index])
 
 
 def open_examples(path: Path) -> Examples:
@@ -151,9 +151,10 @@ def _table(path: Path) -> Any:
 
 
 @lru_cache(maxsize=256)
-def _shard(path: Path) -> Any:
+def _shard(folder: Path, number: int) -> Any:
     import pyarrow as pa
 
+    path = folder / shard_name(number)
     try:
         return pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
     except (OSError, pa.ArrowException) as error:

@@ -92,7 +92,7 @@ class Aside:
         self.rejections.append(rejection)
 
 
-def write_examples(rows: Iterable[Parsed], encoder: Encodes, write: Write, *, shard_rows: int = 4096) -> dict[str, Any]:
+def write_examples(rows: Iterable[Parsed], encoder: Encodes, write: Write, *, shard_rows: int = 16384) -> dict[str, Any]:
     """Encode all rows and write them through `write(name, bytes)`; the summary, as JSON.
 
     Ids, and so the order of the examples, depend on the content of the rows alone. Memory grows by some hundred bytes
