@@ -5,6 +5,7 @@ continuations; logits are formed only where they are read, and log-probabilities
 those of the uncached model up to the rounding of a sum in another order.
 """
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -82,9 +83,11 @@ class Engine:
         positions = torch.tensor(starts, device=ids.device).unsqueeze(1) + torch.arange(ids.shape[1], device=ids.device)
         whole = mask if before is None else torch.cat([before, mask], 1)
         kept = torch.unique(mask.sum(1) - 1) if last_only else torch.arange(ids.shape[1], device=ids.device)
-        output = self.model.model(
-            input_ids=ids, attention_mask=whole, position_ids=positions, past_key_values=past, use_cache=True, logits_to_keep=kept
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # transformers renames past_key_values; older ones know no other name
+            output = self.model.model(
+                input_ids=ids, attention_mask=whole, position_ids=positions, past_key_values=past, use_cache=True, logits_to_keep=kept
+            )
         if not is_forkable(output.past_key_values):
             raise ModelError("this model's layers keep a window or a state instead of all tokens; evaluation needs full attention layers")
         return output.past_key_values, whole, output.logits.float(), kept
