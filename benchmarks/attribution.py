@@ -50,6 +50,12 @@ def interval(score: Score) -> str:
     return f"{score.lds:+.2f} [{score.low:+.2f}, {score.high:+.2f}]"
 
 
+def line(found: Validation, seconds: float) -> str:
+    columns = (found.score, found.baselines["supervised tokens"], found.baselines["random scores"], found.above_tokens)
+    against = "their mean" if found.prediction == "scores" else "each row"
+    return f"{found.feature:<10}{found.scorer:<11}{against:<11}" + "".join(f"{interval(score):>22}" for score in columns) + f"{seconds:>9.0f}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("changes", nargs="*", metavar="KEY=VALUE")
@@ -58,14 +64,13 @@ def main() -> None:
     parser.add_argument("--store", type=Path)
     given = parser.parse_args()
     recipe = recipe_of(given.changes)
-    print(f"{'feature':<10}{'scorer':<11}{'LDS':>21}{'supervised tokens':>23}{'random scores':>23}{'minus tokens':>23}{'seconds':>9}")
+    titles = "".join(f"{title:>22}" for title in ("LDS", "supervised tokens", "random scores", "minus tokens"))
+    print(f"{'feature':<10}{'scorer':<11}{'target':<11}{titles}{'seconds':>9}")
     with tempfile.TemporaryDirectory() as scratch:
         place = given.store or Path(scratch)
         runtime = Runtime(store=place / "store", runs=place / "runs", workers=given.workers)
         for found, seconds in measured(recipe, runtime, given.subsets):
-            columns = (found.score, found.baselines["supervised tokens"], found.baselines["random scores"], found.above_tokens)
-            first, *others = map(interval, columns)
-            print(f"{found.feature:<10}{found.scorer:<11}{first:>21}{''.join(f'{text:>23}' for text in others)}{seconds:>9.0f}", flush=True)
+            print(line(found, seconds), flush=True)
     print(f"{found.subsets} models on {found.subset_rows} of {found.pool_rows} pool rows each; {found.target_rows} target rows")
 
 

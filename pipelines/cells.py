@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from curate.core import Artifact, Budget
-from curate.data.examples import open_examples
+from curate.data.examples import opened
 from curate.model import ModelHandle
 from curate.pipelines.evaluate import Examination, evaluate
 from curate.pipelines.finetune import TrainTask, finetune, matched
@@ -59,7 +59,7 @@ def run_cells(
     recipe: Recipe, session: Session, handle: ModelHandle, pool: Artifact, chosen: Sequence[Chosen], examinations: Sequence[Examination]
 ) -> list[Outcome]:
     """Every selection and the baselines, trained on equal terms and evaluated alike; each cell is a task of its own."""
-    base, rows = replace(handle, lora=None), open_examples(pool.path)
+    base, rows = replace(handle, lora=None), opened(pool.path)
 
     def task(arm: str, budget: Budget | None, seed: int | None, training: TrainTask | None, inputs: Sequence[str]) -> CellTask:
         name = str(budget) if budget else ""

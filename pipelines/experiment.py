@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 from curate.core import Artifact, Budget, Examples
-from curate.data.examples import open_examples
+from curate.data.examples import opened
 from curate.data.source import Source
 from curate.features import open_features
 from curate.model import check_architecture, resolve
@@ -43,7 +43,7 @@ def run(recipe: Recipe, session: Session, until: str = "") -> Experiment:
         scorer.inputs(session.folder)
     pool = prepare(session, "pool", recipe.pool, base, recipe.hygiene)
     target = prepare(session, "target", _target_sources(recipe), base, recipe.hygiene)
-    rows = open_examples(pool.path)
+    rows = opened(pool.path)
     usable, _ = open_features(rows)
     for budget in recipe.budgets:
         check_budget(budget, usable, "pool")
@@ -97,7 +97,7 @@ def _select(
         budget,
         seed,
         (pool, rows),
-        (target, open_examples(target.path)),
+        (target, opened(target.path)),
         vectors=compared.vectors if compared else None,
         scores=features[arm.scores].scores if arm.scores else None,
         similarity=compared.similarity if compared and _compares(arm) else None,

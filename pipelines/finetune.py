@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curate.core import Artifact, Budget, Checkpoint, Examples, Integers
-from curate.data.examples import open_examples
+from curate.data.examples import opened
 from curate.settings import Train
 from curate.store import Store, Workspace, canonical
 
@@ -68,7 +68,7 @@ def run_training(task: TrainTask, workspace: Workspace, after_step: Callable[[in
     from curate.model import fresh
     from curate.train import TrainingSet, plan_steps, save_checkpoint, train
 
-    examples = open_examples(task.examples)
+    examples = opened(task.examples)
     rows = [examples.rows[int(row)] for row in task.rows]
     data = TrainingSet(examples.ids[task.rows], rows, examples.lengths[task.rows], task.weights)
     plan = plan_steps(data, task.settings, task.seed, tokens=task.tokens, steps=task.steps)

@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curate.core import Artifact, Row
+from curate.data.examples import opened
 from curate.fidelity import agreement, faithful, law_of
 from curate.gradient_scorer import GradientScorer
 from curate.pipelines.score import micro_batch_tokens
 from curate.pipelines.session import Session
-from curate.pipelines.state import Inputs, StateTask, drawn, opened, sample, target_rows
+from curate.pipelines.state import Inputs, StateTask, drawn, sample, target_rows
 from curate.store import Workspace, canonical, read_json
 
 POOL_ROWS, TARGET_ROWS = 400, 48

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from curate.core import Artifact
+from curate.data.examples import opened
 from curate.datamodel import subset
 from curate.errors import NumericError
 from curate.interfaces import ScoringContext
@@ -15,7 +16,7 @@ from curate.model import LanguageModel, ModelHandle, apply_weights, fresh, micro
 from curate.pipelines.finetune import TrainTask, finetune
 from curate.pipelines.score import micro_batch_tokens
 from curate.pipelines.session import numeric_environment
-from curate.pipelines.state import opened, target_rows
+from curate.pipelines.state import target_rows
 from curate.rowwise import score_rows
 from curate.scorers.loss import Loss
 from curate.settings import Train

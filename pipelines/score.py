@@ -6,14 +6,13 @@ Features that read the same model are scored together: a shard is read once, and
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from curate.core import Artifact
-from curate.data.examples import open_examples
+from curate.data.examples import opened
 from curate.errors import DiskError, NumericError
 from curate.features import shard_bytes
 from curate.gradient_scorer import GradientScorer
@@ -28,7 +27,6 @@ SHARD_ROWS = 256
 # More tokens leave the caches of a CPU; fewer leave a GPU waiting for its kernels to be launched.
 MICRO_BATCH_TOKENS = {"cpu": 2048, "cuda": 16384}
 Role = Literal["pool", "target"]
-opened = lru_cache(maxsize=2)(open_examples)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from curate.core import Artifact, Checkpoint, Examples
-from curate.data.examples import open_examples
+from curate.data.examples import opened
 from curate.errors import IntegrityError
 from curate.interfaces import Batch, Scorer, ScoringContext
 from curate.pipelines.session import Session, numeric_environment
@@ -17,7 +17,6 @@ from curate.randomness import uniform
 from curate.store import Workspace
 
 STATE = "state.safetensors"
-opened = lru_cache(maxsize=4)(open_examples)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from curate import __version__
-from curate.core import Artifact
+from curate.core import Artifact, Strings
 from curate.data.examples import quarantined as set_aside
 from curate.features import quarantined
 from curate.fidelity import OVERLAP, SPEARMAN
@@ -166,6 +166,12 @@ def _compare(task: str, kind: tuple[str, bool], budget: str, arm: str, table: An
     )
 
 
+def _shared(few: Strings, many: Strings) -> int:
+    """How many of `few` are among `many`, which are sorted; without a set of a million strings."""
+    place = np.searchsorted(many, few).clip(max=max(0, len(many) - 1))
+    return int((many[place] == few).sum()) if len(many) else 0
+
+
 def _unfaithful(name: str, pilot: Mapping[str, Any]) -> list[str]:
     """What to say of a sketch that ranks otherwise than the exact similarities."""
     if not pilot or pilot["faithful"]:
@@ -185,16 +191,16 @@ def _quarantined(experiment: Experiment) -> list[QuarantinedRow]:
 
 
 def _warnings(recipe: Recipe, experiment: Experiment) -> list[str]:
-    from curate.data.examples import open_examples
+    from curate.data.examples import opened
 
     warnings = []
-    pool, target = set(open_examples(experiment.pool.path).ids.tolist()), set(open_examples(experiment.target.path).ids.tolist())
+    pool, target = opened(experiment.pool.path).ids, opened(experiment.target.path).ids
     for examination in experiment.examinations:
-        everything = open_examples(examination.items).ids
-        items = set(everything[list(examination.rows)].tolist())
-        if shared := len(items & pool):
+        everything = opened(examination.items).ids
+        items = everything[list(examination.rows)]
+        if shared := _shared(items, pool):
             warnings.append(f"{shared} of {len(items)} items of {examination.label} are also in the pool, word for word: scores on them measure memory")
-        if left := len(target & set(everything.tolist())):
+        if left := _shared(target, everything):
             warnings.append(f"{left} rows of {examination.label}'s data are target rows and were left out of the evaluation")
     for name, scored in experiment.features.items():
         warnings += [*scored.notes, *_unfaithful(name, scored.pilot)]

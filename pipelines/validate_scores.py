@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from curate import __version__
 from curate.cluster import cluster_of
 from curate.core import Budget, Config, Examples, Floats, Integers
-from curate.data.examples import open_examples
+from curate.data.examples import opened
 from curate.datamodel import Estimate, datamodelling_score, for_all_rows, subset, sums, verdict
 from curate.errors import ConfigError, DataError, Interrupted
 from curate.features import open_features
@@ -120,12 +120,12 @@ def _session(recipe: Recipe, runtime: Runtime, folder: Path, quiet: bool) -> Ite
 def measure(recipe: Recipe, session: Session, feature: str, subsets: int, share: Budget, seed: int) -> Validation:
     """Score the pool with the one feature, retrain on every subset, and compare."""
     alone = recipe.model_copy(update={"arms": {feature: _arm(recipe, feature)}, "evaluate": [], "budgets": []})
-    pool = open_examples(run(alone, session, until="prepare").pool.path)
+    pool = opened(run(alone, session, until="prepare").pool.path)
     size = share.costs(open_features(pool)[0])[1]
     if size < 1:
         raise DataError(f"--fraction {share} of the {len(pool)} pool rows is not one row; raise it")
     experiment = run(alone, session, until="score")
-    target = open_examples(experiment.target.path)
+    target = opened(experiment.target.path)
     claims = claims_of(experiment, feature, pool, target)
     handle = resolve(recipe.model, session.folder)
     common = (size, seed, handle, experiment.pool, experiment.target, recipe.train, session.store.root, session.device)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from curate.core import Artifact, Checkpoint
-from curate.data.examples import open_examples
+from curate.data.examples import opened
 from curate.errors import ModelError
 from curate.pipelines.session import Session, numeric_environment
 from curate.randomness import uniform
@@ -97,7 +97,7 @@ def run_warmup(task: WarmupTask) -> dict[str, Any]:
     from curate.model import fresh
     from curate.train import TrainingSet, learning_rate, plan_steps, save_checkpoint, train
 
-    examples = open_examples(task.examples)
+    examples = opened(task.examples)
     count = max(1, int(task.settings.fraction * len(examples)))
     rows = np.sort(np.argsort(uniform(task.settings.seed, "warm-up rows", examples.ids), kind="stable")[:count])
     data = TrainingSet(examples.ids[rows], [examples.rows[int(row)] for row in rows], examples.lengths[rows], np.ones(count, np.float32))

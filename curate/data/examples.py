@@ -90,6 +90,9 @@ def open_examples(path: Path) -> Examples:
     )
 
 
+opened = lru_cache(maxsize=4)(open_examples)  # a million ids and groups are not to be held once for every stage
+
+
 def sources(path: Path, indices: Iterable[int]) -> list[dict[str, Any]]:
     """The original fields of these rows of the index; bytes in hexadecimal, dates and decimals as text."""
     return [json.loads(text) for text in _strings(path, "source", indices)]

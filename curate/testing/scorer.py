@@ -139,8 +139,9 @@ def _check_device(watched: Watched, rows: Sequence[Row]) -> None:
     if not torch.cuda.is_available():
         return
     batch = rows[: max(2, len(rows) // 2)]
+    wanted = watched(watched.model.batch(batch)).cpu()
     with watched.on("cuda" if watched.model.device == "cpu" else "cpu") as other:
-        found, wanted = other(other.model.batch(batch)).cpu(), watched(watched.model.batch(batch)).cpu()
+        found = other(other.model.batch(batch)).cpu()
     require(replace(watched, tolerance=_DEVICE * watched.tolerance).same(found, wanted), f"{watched.scorer.name}: another device gives other numbers")
 
 
