@@ -114,9 +114,6 @@ def plain_gradients() -> Any:
             found: Tensor = layer.dense.flatten(1)
             return found
 
-        def linear(self, context: Any) -> bool:
-            return True
-
     return Plain
 
 

@@ -100,9 +100,6 @@ class Plain(GradientScorer):
         found: torch.Tensor = layer.dense.flatten(1)
         return found
 
-    def linear(self, context: ScoringContext) -> bool:
-        return True
-
 
 def compare(names: list[str], ways: Callable[[list[Row]], list[tuple[Callable[[], object], int]]], repetitions: int) -> None:
     """A table: CPU milliseconds a row, and the loop, which comes first, over each of the others."""

@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import Field
 
 from curate.core import Checkpoint
-from curate.interfaces import Batch, Scorer, ScoringContext, State
+from curate.interfaces import Batch, Modules, Scorer, ScoringContext, State
 from curate.passes import model_of, warm_checkpoints
 
 
@@ -19,7 +19,7 @@ class Curved(Scorer):
     damping: float = Field(0.1, gt=0, description="Added to the eigenvalues, as a share of their mean.")
     fisher_rows: int = Field(1024, ge=1, description="Rows of the pool that the Fisher is measured on.")
     checkpoint: Literal["last", "every"] = Field("last", description="The warm-up's last checkpoint, or the mean over all of them.")
-    modules: Literal["all", "attention"] | list[str] = Field("all", description="Trained layers: all, attention, or name endings such as [q_proj, v_proj].")
+    modules: Modules = Field("all", description="Trained layers: all, attention, or name endings such as [q_proj, v_proj].")
 
     @property
     def warmup(self) -> bool:

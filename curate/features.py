@@ -23,12 +23,12 @@ from curate.store import read_json
 _DTYPES = {"F32": np.float32, "F64": np.float64, "I64": np.int64, "F16": np.float16, "I8": np.int8, "U8": np.uint8}
 
 
-def shard_bytes(rows: Integers, values: NDArray[np.float32], stored: Stored = "float32") -> bytes:
-    """One shard as safetensors; a NumericError names the row that the format cannot hold by its number in `rows`."""
+def shard_bytes(rows: Integers, values: NDArray[np.float32], stored: Stored = "float32", names: Any = None) -> bytes:
+    """One shard as safetensors; a NumericError names the row that the format cannot hold, by `names` or else its number in `rows`."""
     from safetensors.numpy import save
 
     numbers = np.ascontiguousarray(rows, np.int64)
-    return save({"rows": numbers, **encode(values, stored, numbers)})
+    return save({"rows": numbers, **encode(values, stored, numbers if names is None else names)})
 
 
 def map_tensors(path: Path) -> dict[str, NDArray[Any]]:

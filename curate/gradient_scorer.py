@@ -2,13 +2,12 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from curate.core import Checkpoint
-from curate.errors import ConfigError
-from curate.interfaces import Batch, Reads, ScoringContext, VectorScorer
+from curate.interfaces import Batch, Modules, Reads, ScoringContext, VectorScorer
 from curate.passes import Objective, PassScorer, Reader
 
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ class GradientScorer(PassScorer, VectorScorer):
     metric: ClassVar[Literal["cosine", "inner"]] = "cosine"  # how its vectors are meant to be compared
     exact: ClassVar[bool] = True  # whether inner products can be had without a projection
 
-    width: int | Literal["auto"] = Field(
+    width: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         "auto", description="Numbers per row; auto: the smallest power of two that a pilot finds faithful (8192 outside a recipe)."
     )
     projection: Literal["sketch", "factored"] = Field("sketch", description="sketch: CountSketch of the whole gradient; factored: both factors of each layer.")
@@ -42,7 +41,7 @@ class GradientScorer(PassScorer, VectorScorer):
         "auto", description="For arms that only compare with the target: exact inner products, or those of the vectors; auto: exact where 2 GiB suffice."
     )
     normalise: Literal["row", "module", "none"] = Field("row", description="Unit length: of the whole direction, of each layer's part first, or neither.")
-    modules: Literal["all", "attention"] | list[str] = Field("all", description="Trained layers: all, attention, or name endings such as [q_proj, v_proj].")
+    modules: Modules = Field("all", description="Trained layers: all, attention, or name endings such as [q_proj, v_proj].")
     seed: int = Field(0, ge=0, description="Of the projection's hash.")
 
     @property
@@ -89,15 +88,7 @@ class GradientScorer(PassScorer, VectorScorer):
         """Whether its inner products are those of two vectors."""
         return True
 
-    def linear(self, context: ScoringContext) -> bool:
-        """Whether a step is the gradient itself, so that its factors can be projected."""
-        return False
-
     def reader(self, batch: Batch, context: ScoringContext) -> Reader:
         from curate.gradient_features import FactoredReader, SketchReader
 
-        if self.projection == "sketch":
-            return SketchReader(self, batch, context)
-        if not self.linear(context):
-            raise ConfigError(f"{self.name}: projection: factored needs plain gradients; write direction: sgd, or projection: sketch")
-        return FactoredReader(self, batch, context)
+        return SketchReader(self, batch, context) if self.projection == "sketch" else FactoredReader(self, batch, context)

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, TypeVar
 
 from pydantic import Field
 
@@ -21,6 +21,7 @@ R = TypeVar("R")
 Output = Literal["vectors", "scores", "similarity"]
 Reads = Literal["text", "tokens", "logits", "hidden", "gradients"]
 Stored = Literal["float32", "float16", "int8", "sign"]
+Modules = Literal["all", "attention"] | Annotated[list[str], Field(min_length=1)]  # which layers, or the endings of their names
 State = Mapping[str, Any]  # arrays and tensors by name: what `prepare` leaves, stored as safetensors
 
 

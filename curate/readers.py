@@ -22,13 +22,13 @@ class TokenMeans(Reader):
 
     def __init__(self, weights: Weights, of: Callable[[Forward], Tensor], finish: Callable[[Tensor], Tensor] = lambda means: means) -> None:
         self.weights, self.of, self.finish = weights, of, finish
-        self.means: list[Tensor] = []
+        self.means: dict[int, Tensor] = {}  # by number: other readers may have the passes come in another order
 
     def see(self, seen: Forward, number: int) -> None:
-        self.means.append(seen.row_means(self.of(seen)))
+        self.means[number] = seen.row_means(self.of(seen))
 
     def result(self) -> Tensor:
-        return self.finish(torch.stack(self.means).mean(0))
+        return self.finish(torch.stack([self.means[number] for number in range(len(self.weights))]).mean(0))
 
 
 class ForgettingEvents(Reader):
@@ -36,7 +36,7 @@ class ForgettingEvents(Reader):
 
     def __init__(self, weights: Weights) -> None:
         self.weights = weights
-        self.right: dict[int, Tensor] = {}  # by number, for other readers may have the passes come in another order
+        self.right: dict[int, Tensor] = {}
         self.seen: Forward | None = None
 
     def see(self, seen: Forward, number: int) -> None:
@@ -80,13 +80,13 @@ class GradientNorms(Reader):
 
     def __init__(self, weights: Weights, modules: str | Sequence[str]) -> None:
         self.weights, self.modules = weights, modules
-        self.squares = torch.zeros(1, dtype=torch.float64)
+        self.squares: dict[int, Tensor] = {}
 
     def take(self, layer: LayerGradient, number: int) -> None:
-        self.squares = self.squares.to(layer.deltas.device) + layer.squared_norms
+        self.squares[number] = self.squares[number] + layer.squared_norms if number in self.squares else layer.squared_norms
 
     def result(self) -> Tensor:
-        return (self.squares / len(self.weights)).sqrt().float()
+        return torch.stack([self.squares[number] for number in range(len(self.weights))]).mean(0).sqrt().float()
 
 
 class QuadraticForms(Reader):
@@ -109,5 +109,5 @@ class QuadraticForms(Reader):
         self.sums[number] = self.sums.get(number, torch.zeros_like(found)) + found
 
     def result(self) -> Tensor:
-        sums = [product.quadratic(held_out=True) for product in self.products.values()] or list(self.sums.values())
-        return torch.stack(sums).mean(0).float()
+        of = (lambda number: self.products[number].quadratic(held_out=True)) if self.kind == "woodbury" else self.sums.__getitem__
+        return torch.stack([of(number) for number in range(len(self.weights))]).mean(0).float()  # not in the order that the passes came in

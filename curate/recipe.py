@@ -10,6 +10,7 @@ from pydantic import BaseModel, BeforeValidator, Field, PlainSerializer, Seriali
 from curate.core import Budget, Config
 from curate.data.source import Source
 from curate.errors import ConfigError
+from curate.gradient_scorer import GradientScorer
 from curate.interfaces import Output, Scorer, Selector, Task
 from curate.registry import component
 from curate.settings import ModelSpec, Share, Train, Warmup
@@ -166,6 +167,10 @@ class Recipe(Config):
             scorer = self.features[wanted]
             if scorer.output != slot:
                 raise Misplaced(("arms", name, slot), f"scorer {scorer.name} of {wanted!r} yields {scorer.output}, not {slot}; write {scorer.output}: {wanted}")
+        source = self.features[arm.vectors] if arm.vectors else None
+        if isinstance(source, GradientScorer) and not source.sketchable and "similarity" not in arm.selector.needs | arm.selector.needs_one_of:
+            message = f"{source.name} of {arm.vectors!r} only compares with the target with curvature: woodbury, and {arm.selector.name} needs vectors"
+            raise Misplaced(("arms", name), f"{message}; use curvature: ekfac, or a selector that compares, such as round_robin")
         if arm.vectors and arm.similarity:
             raise Misplaced(("arms", name), "an arm compares with the target by vectors or by a similarity, not by both; remove one")
         given: set[str] = {slot for slot in SLOTS if getattr(arm, slot)} | ({"similarity"} if arm.vectors else set())

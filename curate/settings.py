@@ -69,7 +69,7 @@ class Warmup(Optimizer):
 
     @model_validator(mode="after")
     def _fitting(self) -> Self:
-        idle = sorted(self.model_fields_set - {"trainer"})
+        idle = sorted(name for name, field in type(self).model_fields.items() if name != "trainer" and getattr(self, name) != field.default)
         if self.trainer is not None and idle:
             raise ValueError(f"warmup.trainer reads a finished run, so {', '.join(idle)} would do nothing; remove it, or trainer")
         return self

@@ -6,7 +6,7 @@ from curate.core import Artifact, Budget, Examples
 from curate.data.examples import opened
 from curate.data.source import Source
 from curate.features import open_features
-from curate.model import check_architecture, resolve
+from curate.model import check_architecture, resolve, trained_numbers
 from curate.pipelines.cells import Chosen, Outcome, run_cells
 from curate.pipelines.evaluate import Examination, examine
 from curate.pipelines.features import Scored, inputs_of, score_features
@@ -41,6 +41,8 @@ def run(recipe: Recipe, session: Session, until: str = "") -> Experiment:
         check_architecture(variant)
     for scorer in used.values():
         scorer.inputs(session.folder)
+        if hasattr(scorer, "modules"):
+            trained_numbers(warm if scorer.warmup else base, scorer.modules)
     pool = prepare(session, "pool", recipe.pool, base, recipe.hygiene)
     target = prepare(session, "target", _target_sources(recipe), base, recipe.hygiene)
     rows = opened(pool.path)

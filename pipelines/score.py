@@ -42,6 +42,7 @@ class Job:
 class Part:
     """A job's share of a shard, as a worker gets it."""
 
+    label: str
     scorer: Scorer
     state: Path | None
     workspace: Path
@@ -93,7 +94,7 @@ def score(session: Session, jobs: Sequence[Job], inputs: Inputs, role: Role, qua
     def make(places: Sequence[Workspace | None]) -> list[Mapping[str, Any] | None]:
         missing = [(job, place) for job, place in zip(jobs, places, strict=True) if place]
         _announce(session, [job for job, _ in missing], rows, len(inputs.checkpoints))
-        parts = tuple(Part(job.scorer, job.state.path if job.state else None, place.path) for job, place in missing)
+        parts = tuple(Part(job.label, job.scorer, job.state.path if job.state else None, place.path) for job, place in missing)
         tasks = [ShardTask(parts, inputs, examples.path, role, start, stop) for start, stop in plan]
         done = list(session.cluster.map(score_shard, tasks, label=f"{', '.join(job.label for job, _ in missing)} ({role})"))
         by_job = iter([[sidecars[number] for sidecars in done] for number in range(len(missing))])
@@ -174,7 +175,11 @@ def _commit(task: ShardTask, part: Part, ids: Any, values: Sequence[Any]) -> dic
     kept = [i for i in range(len(values)) if i not in reasons]
     stacked = np.stack([values[i] for i in kept]) if kept else np.zeros((0, *np.shape(values[0])), np.float32)
     stored = _stored(part.scorer)
-    data = shard_bytes(np.array(kept, np.int64) + task.start, stacked, stored)
+    numbers = np.array(kept, np.int64) + task.start
+    try:
+        data = shard_bytes(numbers, stacked, stored, ids[numbers])
+    except NumericError as error:
+        raise NumericError(f"feature {part.label} ({task.role}): {error}") from error
     info = {
         "rows": len(kept),
         "width": int(stacked.shape[1]) if stacked.ndim == 2 else 1,

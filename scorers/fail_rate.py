@@ -9,7 +9,8 @@ from pydantic import Field, model_validator
 
 from curate.answers import Extract, read_answer
 from curate.core import Row
-from curate.interfaces import Batch, Output, Reads, Scorer, ScoringContext
+from curate.errors import DataError
+from curate.interfaces import Batch, Output, Reads, Scorer, ScoringContext, State
 from curate.passes import model_of
 
 if TYPE_CHECKING:
@@ -59,6 +60,16 @@ class FailRate(Scorer):
     @property
     def reads(self) -> Reads:  # type: ignore[override]  # a column needs no model
         return "logits" if self.column is None else "text"
+
+    @property
+    def sample_rows(self) -> int | None:  # type: ignore[override]  # only a column is looked for
+        return 1024 if self.column else 0
+
+    def prepare(self, sample: Iterable[Batch], context: ScoringContext) -> State | None:
+        """Nothing; DataError where no row of the sample has the column."""
+        if self.column is not None and not any(self.column in content.fields for batch in sample for content in batch.content):
+            raise DataError(f"fail_rate: no row of the pool has a column {self.column!r}; name one that the pool's files have")
+        return None
 
     def score(self, batch: Batch, context: ScoringContext) -> "Tensor":
         import torch

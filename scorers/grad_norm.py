@@ -4,7 +4,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from curate.interfaces import Batch, Output, Reads, ScoringContext
+from curate.interfaces import Batch, Modules, Output, Reads, ScoringContext
 from curate.passes import DynamicsScorer, Reader
 
 
@@ -22,7 +22,7 @@ class GradNorm(DynamicsScorer):
     output: ClassVar[Output] = "scores"
     reads: ClassVar[Reads] = "gradients"
 
-    modules: Literal["all", "attention"] | list[str] = Field("all", description="Linear layers: all, attention, or name endings such as [q_proj, v_proj].")
+    modules: Modules = Field("all", description="Linear layers: all, attention, or name endings such as [q_proj, v_proj].")
 
     def reader(self, batch: Batch, context: ScoringContext) -> Reader:
         from curate.readers import GradientNorms

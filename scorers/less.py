@@ -1,9 +1,9 @@
 """LESS: influence of a pool row on a target row, through the gradients of a short warm-up."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from curate.core import Checkpoint
 from curate.gradient_scorer import GradientScorer
@@ -47,6 +47,12 @@ class Less(GradientScorer):
     )
     rebalance: bool = Field(True, description="Sketch the pair on the scale where both sides are alike.")
 
+    @model_validator(mode="after")
+    def _fitting(self) -> Self:
+        if self.projection == "factored" and self.direction != "sgd":
+            raise ValueError("projection: factored needs plain gradients; write direction: sgd, or projection: sketch")
+        return self
+
     def shares(self, context: ScoringContext) -> Sequence[tuple[Checkpoint | None, float]]:
         checkpoints = warm_checkpoints(self, context)
         total = sum(checkpoint.learning_rate for checkpoint in checkpoints)
@@ -65,9 +71,6 @@ class Less(GradientScorer):
             return None
         scale = self._moments(number, context).quarter_scale(name)
         return scale if context.role == "pool" else 1 / scale
-
-    def linear(self, context: ScoringContext) -> bool:
-        return self.direction == "sgd"
 
     def _moments(self, number: int, context: ScoringContext) -> "Moments":
         from curate.moments import load_moments

@@ -99,7 +99,7 @@ def scored(scorer: Scorer, made: Examples, folder: Path, limit: float) -> Artifa
 
 
 def shard(scorer: Scorer, made: Examples, folder: Path) -> ShardTask:
-    return ShardTask((Part(scorer, None, folder),), inputs(folder, len(made)), folder, "pool", 0, len(made))
+    return ShardTask((Part("margin", scorer, None, folder),), inputs(folder, len(made)), folder, "pool", 0, len(made))
 
 
 def test_a_poisoned_row_keeps_its_nan_to_itself() -> None:
