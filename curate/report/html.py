@@ -21,6 +21,7 @@ from curate.report.wording import (
     proof_cells,
     reasons,
     score,
+    size,
     taken_cells,
     task_lines,
     visible,
@@ -141,7 +142,7 @@ def _cost(results: Results) -> str:
 
 
 def _feature_cells(f: FeatureRow) -> list[str]:
-    return [f.name, f.scorer, f.output, number(f.width), count(f.rows), f"{f.bytes / 2**20:,.1f} MiB, {f.stored}", fidelity_cell(f)]
+    return [f.name, f.scorer, f.output, number(f.width), count(f.rows), f"{size(f.bytes)}, {f.stored}", fidelity_cell(f)]
 
 
 def _reproduce(results: Results) -> str:

@@ -68,6 +68,13 @@ def gap(value: Number) -> str:
     return "0 (proven optimal)" if value == 0 else f"{value:.2%}"
 
 
+def size(count: int) -> str:
+    """`12.3 KiB`, `4.5 MiB`, `1.2 GiB`."""
+    if count < 2**20:
+        return f"{count / 2**10:,.1f} KiB"
+    return f"{count / 2**20:,.1f} MiB" if count < 2**30 else f"{count / 2**30:,.1f} GiB"
+
+
 def duration(seconds: float) -> str:
     """`0.4 s`, `3 min 05 s`, `2 h 10 min`."""
     if seconds < 60:
