@@ -35,7 +35,7 @@ class DirectionReader(Reader):
 
     def directed(self, layer: LayerGradient, number: int) -> Tensor:
         """(B, P) the rows' directions in this layer, of unit length each where modules are normalised."""
-        self.mark(number, layer.deltas)
+        self.mark(number, layer)
         flat = self.scorer.step(layer, number, self.context)
         norms = torch.linalg.vector_norm(flat, dim=1, dtype=torch.float64)
         if self.scorer.normalise != "module":
@@ -45,10 +45,10 @@ class DirectionReader(Reader):
         unit: Tensor = flat / norms.float().clamp(min=torch.finfo(torch.float32).tiny).unsqueeze(1)
         return unit
 
-    def mark(self, number: int, deltas: Tensor) -> None:
+    def mark(self, number: int, layer: LayerGradient) -> None:
         """Remember which rows have a gradient in this layer; on a CPU only as long as some row has none yet."""
-        if deltas.is_cuda or not bool(self.moved[number].all()):
-            self.moved[number] |= deltas.flatten(1).any(1)
+        if layer.deltas.is_cuda or not bool(self.moved[number].all()):
+            self.moved[number] |= layer.deltas.flatten(1).any(1) & layer.inputs.flatten(1).any(1)
 
     def lengths(self, number: int) -> Tensor:
         """(B, 1) what to divide by; NaN for a row without a gradient, which says nothing although Adam would still move."""
@@ -95,7 +95,7 @@ class FactoredReader(DirectionReader):
         left = factor(self.side, layer.deltas.shape[2], f"{self.scorer.seed}/{layer.name}/out", str(layer.deltas.device))
         inputs = layer.inputs if layer.squeezed else self.squeeze(layer.name, layer.inputs)
         part = torch.bmm((layer.deltas.float() @ left.T).transpose(1, 2), inputs).flatten(1)
-        self.mark(number, layer.deltas)
+        self.mark(number, layer)
         if self.scorer.normalise == "row":
             self.squares[number] += layer.squared_norms
         if self.scorer.normalise == "module":

@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 
 from curate.core import Artifact, Integers
-from curate.errors import ConfigError
+from curate.data.examples import opened
+from curate.errors import ConfigError, NumericError
 from curate.exact_similarity import ExactSimilarity
 from curate.gradient_scorer import GradientScorer
 from curate.interfaces import Scorer
 from curate.pipelines.pilot import pilot
-from curate.pipelines.score import jobs_of, score
+from curate.pipelines.score import Job, jobs_of, score
 from curate.pipelines.session import Session
 from curate.pipelines.state import Inputs, load_state
 from curate.recipe import Recipe
@@ -30,6 +31,7 @@ class Scored:
     similarity: tuple[Artifact, Integers] | None = None  # and the target rows that it has a column for
     pilot: Mapping[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    aside: list[tuple[str, str]] = field(default_factory=list)  # (id, reason) of target rows that a similarity has no column for
 
     def artifacts(self) -> list[Artifact]:
         """All artifacts of the pool's rows."""
@@ -53,13 +55,15 @@ def score_features(session: Session, recipe: Recipe, given: Mapping[str, Inputs]
         for name in [name for name, scorer in used.items() if kind_of(scorer) == kind]:
             scored[name].notes += _metric_notes(recipe, name, scored[name].scorer, name + _EXACT in scorers)
         for job in jobs:
-            mine = scored[job.label.removesuffix(_EXACT)]
+            mine = scored[name_of(job)]
             if job.scorer.output == "vectors":
                 mine.vectors = (pool[job.label], target[job.label])
             elif job.scorer.output == "scores":
                 mine.scores = pool[job.label]
             else:
-                mine.similarity = (pool[job.label], _columns(job.state, inputs))
+                columns = _columns(job.state, inputs)
+                mine.similarity = (pool[job.label], columns)
+                mine.aside = _without_column(name_of(job), columns, inputs, recipe.hygiene.quarantine_limit)
     return scored
 
 
@@ -118,6 +122,23 @@ def _is_exact(scorer: GradientScorer, inputs: Inputs, name: str, mine: Scored) -
         "fewer target rows, or similarity: exact, give them without a sketch"
     )
     return False
+
+
+def name_of(job: Job) -> str:
+    """The name of the job's feature in the recipe."""
+    return job.label.removesuffix(_EXACT)
+
+
+def _without_column(name: str, columns: Integers, inputs: Inputs, limit: float) -> list[tuple[str, str]]:
+    """The target rows that cannot be compared with; NumericError where they are too many."""
+    ids = opened(inputs.target.path).ids
+    aside = [(str(row), "zero_norm_or_not_finite") for row in np.delete(ids, columns)]
+    if len(aside) > limit * len(ids):
+        raise NumericError(
+            f"feature {name}: {len(aside)} of {len(ids)} target rows gave no finite, non-zero direction (first: row {aside[0][0]}); "
+            f"the limit is {limit:.1%}: use other target rows, model.dtype: float32 or a lower warmup.learning_rate, or raise hygiene.quarantine_limit"
+        )
+    return aside
 
 
 def _columns(state: Artifact | None, inputs: Inputs) -> Integers:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from curate.core import Artifact, Row
 from curate.data.examples import opened
+from curate.errors import NumericError
 from curate.fidelity import agreement, faithful, law_of
 from curate.gradient_scorer import GradientScorer
 from curate.pipelines.score import micro_batch_tokens
@@ -67,7 +68,9 @@ def run_pilot(task: PilotTask) -> dict[str, Any]:
     kept = np.asarray((exact_context.state or {})["columns"].cpu())
     ours = _in_batches(rows, tokens, lambda some: score_rows([(wide, replace(context, state=state))], some)[0])
     theirs = _in_batches(targets, tokens, lambda some: score_rows([(wide, replace(context, state=state, role="target"))], some)[0])[kept]
-    usable = np.isfinite(exact).all(1) & np.isfinite(ours).all(1)
+    usable = np.asarray(np.isfinite(exact).all(1) & np.isfinite(ours).all(1))
+    if usable.sum() < 2:
+        raise NumericError(f"{scorer.name}: of {len(rows)} rows drawn for a pilot fewer than two gave finite, non-zero numbers; look at the pool's answers")
     exact, ours = exact[usable], ours[usable]
     law = law_of(exact, ours, theirs)
     widths = [1 << power for power in range(NARROWEST.bit_length() - 1, WIDEST.bit_length())] if choosing else [wide.numbers]

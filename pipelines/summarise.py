@@ -186,8 +186,15 @@ def _unfaithful(name: str, pilot: Mapping[str, Any]) -> list[str]:
 def _quarantined(experiment: Experiment) -> list[QuarantinedRow]:
     parts = (("pool", experiment.pool), ("target", experiment.target))
     unread = [QuarantinedRow(part=part, **row) for part, artifact in parts for row in set_aside(artifact.path)]
-    features = [(name, artifact) for name, scored in experiment.features.items() for artifact in scored.artifacts()]
-    return unread + [QuarantinedRow(part=name, id=row, reason=reason) for name, artifact in features for row, reason in quarantined(artifact)]
+    for name, scored in experiment.features.items():
+        unread += [QuarantinedRow(part=name, id=row, reason=reason) for artifact in scored.artifacts() for row, reason in quarantined(artifact)]
+        unread += [QuarantinedRow(part=f"{name} (target)", id=row, reason=reason) for row, reason in _target_aside(scored)]
+    return unread
+
+
+def _target_aside(scored: Scored) -> list[tuple[str, str]]:
+    """(id, reason) of the target rows that the feature has no number for."""
+    return scored.aside + (quarantined(scored.vectors[1]) if scored.vectors else [])
 
 
 def _warnings(recipe: Recipe, experiment: Experiment) -> list[str]:
@@ -207,6 +214,8 @@ def _warnings(recipe: Recipe, experiment: Experiment) -> list[str]:
         for artifact in scored.artifacts():
             if aside := quarantined(artifact):
                 warnings.append(f"feature {name}: {len(aside)} rows had no usable number and were set aside")
+        if aside := _target_aside(scored):
+            warnings.append(f"feature {name}: {len(aside)} target rows had no usable number and were not compared with")
     if len(recipe.seeds) == 1:
         warnings.append("one seed: intervals cover the choice of items only, not the luck of training")
     if "random" not in recipe.baselines:

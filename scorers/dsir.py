@@ -73,7 +73,7 @@ class Dsir(Scorer):
             raise ConfigError("dsir reads the n-grams of pool and target, and none were prepared")
         ratio = torch.as_tensor(context.state["log_ratio"]).cpu().numpy()
         bucket, row, tokens = self._ngrams(batch.content)
-        score = np.bincount(row, weights=ratio[bucket], minlength=len(tokens))
+        score = np.bincount(row, weights=ratio[bucket], minlength=len(tokens)).astype(np.float64)  # of nothing it is integers
         score[tokens == 0] = np.nan
         return torch.from_numpy((score / tokens.clip(min=1) if self.per_token else score).astype(np.float32))
 
