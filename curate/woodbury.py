@@ -54,24 +54,9 @@ class EmpiricalFisher:
         if not int(good.sum()):
             raise DataError("empirical Fisher: the sample has no row whose gradient is finite; sample more rows, or look at their losses")
         gram = _sum(_products(part, part) for part in layers.values())
-        return cls._of(layers, gram, damping, absolute)
-
-    @classmethod
-    def _of(cls, layers: Layers, gram: Tensor, damping: float, absolute: bool) -> Self:
         m, width = len(gram), sum(part.shape[1] for part in layers.values())
         value = ridge(damping, float(gram.trace()) / (m * width), absolute=absolute, where="empirical Fisher")
         return cls(layers, cholesky(gram + m * value * torch.eye(m, dtype=gram.dtype, device=gram.device), "empirical Fisher"), value)
-
-    def replaced(self, positions: Tensor, gradients: Tensor | Layers, damping: float, *, absolute: bool = False) -> Self:
-        """The Fisher after rows at distinct `positions` (R,) gave way to other gradients: M-FAC's sliding window, O(R m D + m^3)."""
-        fresh = self._matched(gradients)
-        if len(torch.unique(positions)) != len(positions):
-            raise DataError("empirical Fisher: a position is replaced twice; give each once")
-        layers = {name: part.index_copy(0, positions, fresh[name].to(part.dtype)) for name, part in self.layers.items()}
-        cross = _sum(_products(part[positions], part) for part in layers.values())
-        gram = self.root @ self.root.T - len(self.root) * self.ridge * torch.eye(len(self.root), dtype=cross.dtype, device=cross.device)
-        gram.index_copy_(0, positions, cross).index_copy_(1, positions, cross.T)
-        return self._of(layers, gram, damping, absolute)
 
     @overload
     def apply(self, rows: Tensor, *, held_out: bool = False) -> Tensor: ...

@@ -130,20 +130,6 @@ def test_blocks_of_columns_add_up_to_the_whole(monkeypatch: pytest.MonkeyPatch) 
     torch.testing.assert_close(EmpiricalFisher.build(gradients, 0.1).apply(rows), wanted, rtol=1e-10, atol=1e-10)
 
 
-def test_replacing_all_rows_gives_the_fisher_of_the_new_ones() -> None:
-    old, new, rows = normal(M, D), 3 * normal(M, D, seed=5), normal(B, D, seed=1)
-    fisher = EmpiricalFisher.build(split(old), 0.1)
-    for positions in torch.randperm(M, generator=torch.Generator().manual_seed(0)).split(5):
-        fisher = fisher.replaced(positions, split(new[positions]), 0.1)
-    fresh = EmpiricalFisher.build(split(new), 0.1)
-    assert fisher.ridge == pytest.approx(fresh.ridge, rel=1e-12)
-    torch.testing.assert_close(fisher.quadratic(split(rows)), fresh.quadratic(split(rows)), rtol=1e-9, atol=0)
-    half = EmpiricalFisher.build(old, 0.1).replaced(torch.arange(6), new[:6], 0.1)
-    torch.testing.assert_close(half.apply(rows), EmpiricalFisher.build(torch.cat([new[:6], old[6:]]), 0.1).apply(rows), rtol=1e-9, atol=1e-9)
-    with pytest.raises(DataError, match="replaced twice"):
-        fisher.replaced(torch.tensor([1, 1]), split(new[:2]), 0.1)
-
-
 def test_the_stored_state_gives_the_same_bits() -> None:
     rows = {name: part.float() for name, part in split(normal(B, D, seed=1)).items()}
     fisher = EmpiricalFisher.build({name: part.float() for name, part in split(normal(M, D)).items()}, 0.1)
