@@ -56,7 +56,8 @@ def run_pilot(task: PilotTask) -> dict[str, Any]:
     pool, everything = opened(inputs.pool.path), target_rows(inputs.target.path)
     rows = [pool.rows[int(i)] for i in drawn(pool, POOL_ROWS)]
     targets = [everything[int(i)] for i in np.sort(drawn(opened(inputs.target.path), TARGET_ROWS))]
-    choosing = scorer.width == "auto" and scorer.projection == "sketch"  # only a sketch holds all narrower ones
+    given = scorer.numbers
+    choosing = scorer.projection == "sketch" and WIDEST % given == 0  # a sketch holds those of its width's divisors
     wide = scorer.model_copy(update={"width": WIDEST}) if choosing else scorer
     exact_scorer = ExactSimilarity(of=wide)
     context = replace(inputs.context(wide, None), target=targets)
@@ -73,15 +74,18 @@ def run_pilot(task: PilotTask) -> dict[str, Any]:
         raise NumericError(f"{scorer.name}: of {len(rows)} rows drawn for a pilot fewer than two gave finite, non-zero numbers; look at the pool's answers")
     exact, ours = exact[usable], ours[usable]
     law = law_of(exact, ours, theirs)
-    widths = [1 << power for power in range(NARROWEST.bit_length() - 1, WIDEST.bit_length())] if choosing else [wide.numbers]
+    widths = [1 << power for power in range(NARROWEST.bit_length() - 1, WIDEST.bit_length())] if choosing else [given]
+    widths = sorted({*widths, given})
     measured = {}
     for width in widths:
         folded = [fold(torch.from_numpy(part), width).numpy() for part in (ours, theirs)] if choosing else [ours, theirs]
         measured[width] = {**agreement(exact, folded[0] @ folded[1].T), "pearson_by_law": law.pearson(width)}
     wanted = law.width()
-    chosen = next((width for width in widths if width >= wanted and faithful(measured[width])), widths[-1])
+    enough = next((width for width in widths if width >= wanted and faithful(measured[width])), None)
+    chosen = (enough or widths[-1]) if scorer.width == "auto" else given
     found: dict[str, Any] = {"rows": len(exact), "targets": len(theirs), "width": chosen, "faithful": faithful(measured[chosen]), **measured[chosen]}
-    found |= {"width_by_law": wanted, "spread": law.spread, "by_width": {str(width): values for width, values in measured.items()}}
+    found |= {"width_by_law": wanted, "width_that_would": enough or max(wanted, 2 * widths[-1]), "spread": law.spread}
+    found |= {"by_width": {str(width): values for width, values in measured.items()}}
     Workspace(task.workspace).write("pilot.json", canonical(found))
     return {name: found[name] for name in ("rows", "targets", "width", "faithful")}
 

@@ -178,7 +178,7 @@ def _unfaithful(name: str, pilot: Mapping[str, Any]) -> list[str]:
         return []
     return [
         f"feature {name}: at width {pilot['width']} the sketch ranks the pilot's {pilot['rows']} rows at Spearman {pilot['spearman']:.2f} to the exact "
-        f"similarities, and {pilot['overlap']:.0%} of the top 5% agree (wanted: {SPEARMAN} and {OVERLAP:.0%}); by the noise law width {pilot['width_by_law']} "
+        f"similarities, and {pilot['overlap']:.0%} of the top 5% agree (wanted: {SPEARMAN} and {OVERLAP:.0%}); width {pilot['width_that_would']} "
         "would do. Arms that only compare with the target can read exact similarities instead"
     ]
 

@@ -96,8 +96,12 @@ def test_an_arm_that_needs_vectors_gets_a_width_from_a_pilot_and_the_report_says
 
 def test_a_width_that_is_too_small_is_said_with_the_width_that_would_do(run: Run, tmp_path: Path) -> None:
     assert run("{name: less, width: 16}", FACILITY) == 0
-    (line,) = [line for line in results(tmp_path)["warnings"] if "by the noise law" in line]
+    (line,) = [line for line in results(tmp_path)["warnings"] if "would do" in line]
     assert "at width 16 the sketch ranks the pilot's 120 rows" in line
+    found = json.loads(next((tmp_path / "store").glob("pilot-*/pilot.json")).read_bytes())
+    enough = found["width_that_would"]
+    assert f"width {enough} would do" in line and enough > 1024
+    assert enough > 32768 or (found["by_width"][str(enough)]["spearman"] >= 0.95 and found["by_width"][str(enough)]["overlap"] >= 0.9)
 
 
 def test_words_are_scored_without_loading_the_model(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -231,7 +231,7 @@ def planted(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Planted:
 
 def by_trak(context: ScoringContext, pool: Sequence[Row]) -> Tensor:
     assert context.model is not None
-    scorer, batch, target = Trak(width=1024), context.model.batch(pool), context.model.batch(context.target)
+    scorer, batch, target = Trak(width=512), context.model.batch(pool), context.model.batch(context.target)
     context = replace(context, state=scorer.prepare([batch], context))
     return scorer.score(batch, context) @ scorer.score(target, replace(context, role="target")).T
 
