@@ -26,13 +26,22 @@ def one_thread(function: Callable[[T], R], item: T) -> R:
     torch.set_num_threads(1)
     try:
         return function(item)
-    except (torch.OutOfMemoryError, MemoryError) as error:
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
         raise ModelError(
             f"the memory of the device or machine does not suffice ({str(error).partition('. ')[0] or type(error).__name__}); lower train.micro_batch_tokens, "
             "warmup.micro_batch_tokens or model.max_length, or use --workers 1, and run the same command again: finished shards are kept"
         ) from error
     finally:
         torch.set_num_threads(before)
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out; torch's allocator on a CPU has no error of its own for it."""
+    import torch
+
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
 class InProcess:

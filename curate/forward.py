@@ -45,9 +45,12 @@ def run_pass(model: LanguageModel, batch: Batch, listeners: Listeners, objective
     alone = {name: readers[0][0].squeeze for name, readers in interested.items() if len(readers) == 1 and readers[0][0].squeezes}
     with watched(model, layers, receive, alone):
         seen = _forward(model, batch, listeners)
-        with torch.no_grad():
-            _show(Forward(batch, seen.hidden, seen.logits.detach(), seen.labels, seen.row), listeners)
         values = seen.losses if objective == "loss" else log_odds(seen.logits, seen.labels)
+        shown = Forward(batch, seen.hidden, seen.logits.detach(), seen.labels, seen.row)
+        if objective == "loss":
+            vars(shown)["losses"] = values.detach()  # taken once for the backward pass and all readers
+        with torch.no_grad():
+            _show(shown, listeners)
         torch.autograd.backward(row_means(values, seen.row, len(batch.input_ids)).sum())
 
 

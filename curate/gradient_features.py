@@ -37,6 +37,8 @@ class DirectionReader(Reader):
         """(B, P) the rows' directions in this layer, of unit length each where modules are normalised."""
         self.mark(number, layer)
         flat = self.scorer.step(layer, number, self.context)
+        if self.scorer.normalise == "none":
+            return flat
         norms = torch.linalg.vector_norm(flat, dim=1, dtype=torch.float64)
         if self.scorer.normalise != "module":
             self.squares[number] += norms.square()

@@ -44,11 +44,6 @@ class Forward:
 
         return cross_entropy(self.logits, self.labels, reduction="none")
 
-    @cached_property
-    def probabilities(self) -> "Tensor":
-        """(S, V) softmax of the logits."""
-        return self.logits.softmax(-1)
-
     def row_means(self, values: "Tensor") -> "Tensor":
         """(B,) mean of `values` (S,) over the answer tokens of each row; NaN for a row that has none."""
         from torch import full_like

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from curate.cluster import out_of_memory
 from curate.core import Integers, Row
 from curate.errors import ModelError
 from curate.interfaces import Batch, Output, Scorer, ScoringContext
@@ -37,18 +38,26 @@ def score_rows(jobs: Sequence[Job], rows: Sequence[Row], ids: Sequence[str] = ()
 
     When memory runs out the batch is halved, down to a single row, which is then a ModelError that says which (of `ids`), and how long.
     """
+    found = _scored_if_it_fits(jobs, rows, ids)
+    if found is not None:
+        return [_mended(job, rows, values) for job, values in zip(jobs, found, strict=True)]
+    torch.cuda.empty_cache()  # after the error is gone, whose frames held what did not fit
+    half = len(rows) // 2
+    return [np.concatenate(parts) for parts in zip(score_rows(jobs, rows[:half], ids[:half]), score_rows(jobs, rows[half:], ids[half:]), strict=True)]
+
+
+def _scored_if_it_fits(jobs: Sequence[Job], rows: Sequence[Row], ids: Sequence[str]) -> list[Numbers] | None:
     try:
-        found = _scored(jobs, rows)
-    except (torch.OutOfMemoryError, MemoryError) as error:
+        return _scored(jobs, rows)
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
         if len(rows) == 1:
             raise ModelError(
                 f"row {' '.join([*ids, 'of'])} {len(rows[0].input_ids)} tokens does not fit in the memory of the device or machine, alone as it is; "
                 "lower model.max_length, use --workers 1 or another device, and run the same command again: finished shards are kept"
             ) from error
-        torch.cuda.empty_cache()
-        half = len(rows) // 2
-        return [np.concatenate(parts) for parts in zip(score_rows(jobs, rows[:half], ids[:half]), score_rows(jobs, rows[half:], ids[half:]), strict=True)]
-    return [_mended(job, rows, values) for job, values in zip(jobs, found, strict=True)]
+    return None
 
 
 def _mended(job: Job, rows: Sequence[Row], values: Numbers) -> Numbers:

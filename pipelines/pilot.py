@@ -65,10 +65,11 @@ def run_pilot(task: PilotTask) -> dict[str, Any]:
     preparing = StateTask(exact_scorer, inputs, task.workspace, tokens)
     exact_context = replace(context, state=exact_scorer.prepare(sample(preparing, context), context))
     state = {key.removeprefix("of:"): value for key, value in (exact_context.state or {}).items() if key.startswith("of:")} or None
-    exact = _in_batches(rows, tokens, lambda some: score_rows([(exact_scorer, exact_context)], some)[0])
+    both = [(exact_scorer, exact_context), (wide, replace(context, state=state))]  # which share their passes
+    exact, ours = _in_batches(rows, tokens, lambda some: score_rows(both, some))
     kept = np.asarray((exact_context.state or {})["columns"].cpu())
-    ours = _in_batches(rows, tokens, lambda some: score_rows([(wide, replace(context, state=state))], some)[0])
-    theirs = _in_batches(targets, tokens, lambda some: score_rows([(wide, replace(context, state=state, role="target"))], some)[0])[kept]
+    (goal,) = _in_batches(targets, tokens, lambda some: score_rows([(wide, replace(context, state=state, role="target"))], some))
+    theirs = goal[kept]
     usable = np.asarray(np.isfinite(exact).all(1) & np.isfinite(ours).all(1))
     if usable.sum() < 2:
         raise NumericError(f"{scorer.name}: of {len(rows)} rows drawn for a pilot fewer than two gave finite, non-zero numbers; look at the pool's answers")
@@ -90,9 +91,10 @@ def run_pilot(task: PilotTask) -> dict[str, Any]:
     return {name: found[name] for name in ("rows", "targets", "width", "faithful")}
 
 
-def _in_batches(rows: Sequence[Row], tokens: int, score: Any) -> NDArray[np.float64]:
+def _in_batches(rows: Sequence[Row], tokens: int, score: Any) -> list[NDArray[np.float64]]:
     from curate.model import micro_batches
 
     order = list(micro_batches(np.array([len(row.input_ids) for row in rows], np.int64), tokens))
-    found = np.concatenate([score([rows[int(i)] for i in batch]) for batch in order]).astype(np.float64)
-    return found[np.argsort(np.concatenate(order), kind="stable")]
+    back = np.argsort(np.concatenate(order), kind="stable")
+    found = zip(*(score([rows[int(i)] for i in batch]) for batch in order), strict=True)
+    return [np.concatenate(parts).astype(np.float64)[back] for parts in found]

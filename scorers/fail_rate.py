@@ -63,10 +63,10 @@ class FailRate(Scorer):
 
     @property
     def sample_rows(self) -> int | None:  # type: ignore[override]  # only a column is looked for
-        return 1024 if self.column else 0
+        return 0 if self.column is None else None
 
     def prepare(self, sample: Iterable[Batch], context: ScoringContext) -> State | None:
-        """Nothing; DataError where no row of the sample has the column."""
+        """Nothing; DataError where no row has the column. It reads up to the first that does."""
         if self.column is not None and not any(self.column in content.fields for batch in sample for content in batch.content):
             raise DataError(f"fail_rate: no row of the pool has a column {self.column!r}; name one that the pool's files have")
         return None

@@ -1,12 +1,9 @@
 """The base model's loss on a row."""
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from curate.interfaces import Batch, Output, Reads, ScoringContext
 from curate.passes import DynamicsScorer, Reader
-
-if TYPE_CHECKING:
-    pass
 
 
 class Loss(DynamicsScorer):
