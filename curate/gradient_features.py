@@ -12,7 +12,7 @@ from curate.gradient_scorer import GradientScorer
 from curate.gradients import LayerGradient, trained_layers
 from curate.interfaces import Batch, ScoringContext
 from curate.model import LanguageModel
-from curate.passes import Reader, Wanted, model_of
+from curate.passes import Reader, Wanted, model_of, show
 from curate.projection import CountSketch, factor
 
 
@@ -147,16 +147,11 @@ class BlockReader(DirectionReader):
 
 def directions(scorer: GradientScorer, batches: Any, context: ScoringContext) -> tuple[dict[str, Tensor], Tensor]:
     """The directions of all rows of the batches by `number/layer`, each (M, P), and which rows have one (M,)."""
-    from curate.forward import run_pass
-
     parts: list[dict[str, Tensor]] = []
     usable: list[Tensor] = []
     for batch in batches:
         reader = BlockReader(scorer, batch, context)
-        for number, checkpoint in enumerate(reader.weights):
-            if checkpoint is not None:
-                reader.model.use(checkpoint)
-            run_pass(reader.model, batch, [(reader, number)], scorer.objective)
+        show(reader.model, batch, [reader])
         usable.append(reader.result() > 0)
         parts.append(reader.kept)
     return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}, torch.cat(usable)

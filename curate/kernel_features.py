@@ -7,12 +7,11 @@ from torch import Tensor
 
 from curate.curvature import FeatureKernel, KernelSum
 from curate.errors import ConfigError
-from curate.forward import run_pass
 from curate.gradient_features import SketchReader
 from curate.gradient_scorer import GradientScorer
 from curate.interfaces import Batch, ScoringContext, State
 from curate.model import LanguageModel
-from curate.passes import Forward
+from curate.passes import Forward, show
 
 
 class KernelReader(SketchReader):
@@ -51,10 +50,7 @@ def fit_kernels(scorer: GradientScorer, model: LanguageModel, batches: Iterable[
     damping = float(getattr(scorer, "damping", 0.0))
     for batch in batches:
         reader = KernelReader(scorer, batch, context)
-        for number, checkpoint in enumerate(reader.weights):
-            if checkpoint is not None:
-                model.use(checkpoint)
-            run_pass(model, batch, [(reader, number)], scorer.objective)
+        show(model, batch, [reader])
         for total, phi in zip(sums, reader.sketches(), strict=True):
             total.add(phi)
     return {f"{number}|{name}": value for number, total in enumerate(sums) for name, value in total.kernel(damping).state().items()}

@@ -126,15 +126,19 @@ def model_of(scorer: Scorer, context: ScoringContext) -> "LanguageModel":
 
 def read(jobs: Sequence[tuple[PassScorer, ScoringContext]], batch: Batch) -> list["Tensor"]:
     """What each scorer's `score` returns, every pass run once for all of them; their contexts hold the same model."""
+    readers = [scorer.reader(batch, context) for scorer, context in jobs]
+    show(model_of(*jobs[0]), batch, readers)
+    return [reader.result() for reader in readers]
+
+
+def show(model: "LanguageModel", batch: Batch, readers: Sequence[Reader]) -> None:
+    """Run every pass that some reader wants, once, for all that want it."""
     from curate.forward import run_pass
 
-    model = model_of(*jobs[0])
-    readers = [scorer.reader(batch, context) for scorer, context in jobs]
     for (checkpoint, objective), listeners in _passes(readers).items():
         if checkpoint is not None:
             model.use(checkpoint)
         run_pass(model, batch, listeners, objective)
-    return [reader.result() for reader in readers]
 
 
 def _passes(readers: Sequence[Reader]) -> dict[tuple[Checkpoint | None, Objective], list[tuple[Reader, int]]]:
