@@ -36,7 +36,7 @@ class DirectionReader(Reader):
     def directed(self, layer: LayerGradient, number: int) -> Tensor:
         """(B, P) the rows' directions in this layer, of unit length each where modules are normalised."""
         self.mark(number, layer)
-        flat = self.scorer.step(layer, number, self.context)
+        flat = self.step(layer, number)
         if self.scorer.normalise == "none":
             return flat
         norms = torch.linalg.vector_norm(flat, dim=1, dtype=torch.float64)
@@ -46,6 +46,10 @@ class DirectionReader(Reader):
         self.squares[number] += norms > 0
         unit: Tensor = flat / norms.float().clamp(min=torch.finfo(torch.float32).tiny).unsqueeze(1)
         return unit
+
+    def step(self, layer: LayerGradient, number: int) -> Tensor:
+        """(B, P) the rows' directions in this layer, of whatever length."""
+        return self.scorer.step(layer, number, self.context)
 
     def mark(self, number: int, layer: LayerGradient) -> None:
         """Remember which rows have a gradient in this layer; on a CPU only as long as some row has none yet."""
@@ -65,6 +69,9 @@ class SketchReader(DirectionReader):
         super().__init__(scorer, batch, context)
         self.first = offsets({name: self.model.names[name].numel() for name in trained_layers(self.model, scorer.modules)})
         self.parts = torch.zeros(len(self.shares), len(batch.input_ids), scorer.numbers, device=self.model.device)
+
+    def step(self, layer: LayerGradient, number: int) -> Tensor:
+        return self.scorer.sketched(layer, number, self.context)
 
     def take(self, layer: LayerGradient, number: int) -> None:
         scale = self.scorer.balance(layer.name, number, self.context)

@@ -30,7 +30,6 @@ class GradientScorer(PassScorer, VectorScorer):
     reads: ClassVar[Reads] = "gradients"
     sample_rows: ClassVar[int | None] = 0
     objective: ClassVar[Objective] = "loss"
-    metric: ClassVar[Literal["cosine", "inner"]] = "cosine"  # how its vectors are meant to be compared
     exact: ClassVar[bool] = True  # whether inner products can be had without a projection
 
     width: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
@@ -47,6 +46,11 @@ class GradientScorer(PassScorer, VectorScorer):
     @property
     def warmup(self) -> bool:
         return True
+
+    @property
+    def metric(self) -> Literal["cosine", "inner"]:
+        """How its vectors are meant to be compared: their lengths mean something where nothing was normalised."""
+        return "inner" if self.normalise == "none" else "cosine"
 
     @property
     def numbers(self) -> int:
@@ -68,6 +72,10 @@ class GradientScorer(PassScorer, VectorScorer):
     @abstractmethod
     def step(self, layer: "LayerGradient", number: int, context: ScoringContext) -> "Tensor":
         """(B, P) each row's direction in one layer's weights, for the role of the context, under weights `number`."""
+
+    def sketched(self, layer: "LayerGradient", number: int, context: ScoringContext) -> "Tensor":
+        """(B, P) what is sketched instead of the direction, if another pair has the same inner products and shorter rows."""
+        return self.step(layer, number, context)
 
     def balance(self, name: str, number: int, context: ScoringContext) -> "Tensor | None":
         """(P,) what coordinates are multiplied by before the sketch; its product over the two roles must be one."""

@@ -33,8 +33,12 @@ class LayerGradient:
     @cached_property
     def dense(self) -> Tensor:
         """(B, *weight.shape) float32."""
-        left, right = (self.inputs, self.deltas) if self.transposed else (self.deltas, self.inputs)
-        return sums_of_outer_products(left, right)
+        return sums_of_outer_products(*self.factors)
+
+    @property
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """What the gradient is the sum of outer products of: (B, T, rows of the weight) and (B, T, its columns)."""
+        return (self.inputs, self.deltas) if self.transposed else (self.deltas, self.inputs)
 
     @cached_property
     def squared_norms(self) -> Tensor:

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from curate.curvature import finite, ridge, stored, tensors
 from curate.errors import DataError, NumericError
+from curate.gradients import sums_of_outer_products
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,19 @@ class Eigenbasis:
     def apply(self, gradients: Tensor) -> Tensor:
         """F^{-1} V, (B, O, I) to (B, O, I)."""
         return self.deltas.double() @ (self.rotate(gradients) / (self.eigenvalues + self.ridge)) @ self.inputs.double().T
+
+
+    def half(self, left: Tensor, right: Tensor) -> Tensor:
+        """Q^T F^{-1/2} G for G = sum_t left_t right_t^T, (B, T, O) and (B, T, I) to (B, O, I) float32: its inner products are those through F^{-1}.
+
+        Orthogonal rotations keep float32's precision, and nothing is divided by less than the ridge. Whichever is cheaper is rotated, factors or product.
+        """
+        tokens, high, wide = left.shape[1], left.shape[2], right.shape[2]
+        if tokens * (high**2 + wide**2) < high * wide * (high + wide):
+            rotated = sums_of_outer_products(left.float() @ self.deltas, right.float() @ self.inputs)
+        else:
+            rotated = self.deltas.T @ sums_of_outer_products(left, right) @ self.inputs
+        return rotated * (self.eigenvalues + self.ridge).rsqrt().float()
 
 
 class FactorSums:

@@ -28,15 +28,16 @@ class Influence(Curved, GradientScorer):  # type: ignore[override]  # how many r
     anything. F is the empirical Fisher of `fisher_rows` pool rows plus `damping` times its mean eigenvalue, as EK-FAC (block
     per layer, the default), K-FAC, or exactly for the sample over all layers by Woodbury's identity (M-FAC's F), which a
     row of the sample is left out of when it is compared: it would meet itself there and look harmless. With EK-FAC and K-FAC
-    F^-1 is applied to the few target rows, and pool vectors are plain gradients; Woodbury has similarities only. With a very large damping it is the plain
-    inner product, as `less` with `direction: sgd, normalise: none`.
+    exact similarities apply F^-1 to the few target rows, and vectors are sketches of F^-1/2 g on both sides: the same inner product of shorter rows.
+    Woodbury has similarities only. With `normalise` the F^-1/2 g are scaled to unit length, a cosine in the Fisher's geometry. With a very large
+    damping it is the plain inner product, as `less` with `direction: sgd, normalise: none`.
 
     Koh and Liang, ICML 2017; Grosse et al., "Studying Large Language Model Generalization with Influence Functions", 2023;
     Frantar et al., "M-FAC", NeurIPS 2021.
     """
 
     name: Literal["influence"] = "influence"
-    metric: ClassVar[Literal["cosine", "inner"]] = "inner"
+    version: ClassVar[int] = 2
 
     projection: Literal["sketch"] = Field("sketch", description="The inverse Fisher needs whole gradients, so there is nothing to factor.")
     normalise: Literal["row", "module", "none"] = Field(
@@ -57,11 +58,21 @@ class Influence(Curved, GradientScorer):  # type: ignore[override]  # how many r
         return [(checkpoint, 1 / len(checkpoints)) for checkpoint in checkpoints]
 
     def step(self, layer: "LayerGradient", number: int, context: ScoringContext) -> "Tensor":
-        if context.role == "pool" or self.curvature == "woodbury":
+        if self.curvature == "woodbury":
+            return layer.dense.flatten(1)
+        if self.normalise != "none":
+            return self.sketched(layer, number, context)
+        if context.role == "pool":
             return layer.dense.flatten(1)
         from curate.fisher import kronecker
 
         return kronecker(context.state, number, layer.name).apply(layer.name, layer.dense).flatten(1)
+
+    def sketched(self, layer: "LayerGradient", number: int, context: ScoringContext) -> "Tensor":
+        from curate.fisher import kronecker
+
+        basis = kronecker(context.state, number, layer.name).layers[layer.name]
+        return basis.half(*layer.factors).flatten(1)
 
     def whole_block(self, block: "dict[str, Tensor]", context: ScoringContext) -> "dict[str, Tensor]":
         if self.curvature != "woodbury":

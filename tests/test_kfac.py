@@ -95,6 +95,16 @@ def distance(found: np.ndarray, wanted: np.ndarray) -> float:
     return float(np.linalg.norm(found - wanted) / np.linalg.norm(wanted))
 
 
+@pytest.mark.parametrize("tokens", [1, 40])
+def test_products_of_halves_are_products_through_the_inverse_by_either_way(tokens: int) -> None:
+    fisher = kfac(correlated(), 0.05)
+    left, right = normal(6, tokens, O, seed=11), normal(6, tokens, I, seed=12)
+    whole = left.transpose(1, 2) @ right
+    half = fisher.layers[LAYER].half(left, right).flatten(1).double()
+    wanted = whole.flatten(1) @ fisher.apply(LAYER, whole).flatten(1).T
+    torch.testing.assert_close(half @ half.T, wanted, rtol=1e-4, atol=1e-5 * float(wanted.abs().max()))
+
+
 @pytest.mark.parametrize("tokens", ["one", "one or two"])
 def test_kfac_is_the_exact_fisher_where_tokens_and_factors_are_independent(tokens: str) -> None:
     rows = [row for row in factorial() if tokens != "one" or len(row[0]) == 1]
