@@ -28,6 +28,9 @@ class Less(GradientScorer):
     from the checkpoint's own moments. The vector of a row is the sum over t of an independent CountSketch of
     sqrt(eta_t) times its unit direction: one sketch of `width` for all checkpoints, with noise 1 / sqrt(width).
 
+    After a short warm-up most of Adam's step is the momentum it carries, the same for all rows; `momentum: false` takes
+    phi(g) - phi(0) for phi: what the row adds to the step.
+
     With `rebalance` the pair is sketched as (psi v^-1/4, phi v^1/4), v being Adam's second moment: the same inner
     product, at the accuracy of about four times the width; norms are exact, taken before the sketch. Unit: a cosine
     in [-1, 1] up to sketch noise. The formula is the inner product of the vectors (`metric: inner` of the selectors);
@@ -45,12 +48,17 @@ class Less(GradientScorer):
         description="adam: AdamW's next step; adam_less: the published formula (no bias correction, epsilon inside the root); "
         "sgd: the gradient; sign: its signs.",
     )
+    momentum: bool = Field(
+        True, description="Whether the step that Adam takes without any gradient counts, which is the same for every row; false: what the row adds to it."
+    )
     rebalance: bool = Field(True, description="Sketch the pair on the scale where both sides are alike.")
 
     @model_validator(mode="after")
     def _fitting(self) -> Self:
         if self.projection == "factored" and self.direction != "sgd":
             raise ValueError("projection: factored needs plain gradients; write direction: sgd, or projection: sketch")
+        if not self.momentum and self.direction in ("sgd", "sign"):
+            raise ValueError(f"direction: {self.direction} has no momentum to leave out; write direction: adam, or leave momentum away")
         return self
 
     def shares(self, context: ScoringContext) -> Sequence[tuple[Checkpoint | None, float]]:
@@ -64,7 +72,11 @@ class Less(GradientScorer):
             return flat
         if self.direction == "sign":
             return flat.sign()
-        return self._moments(number, context).direction(layer.name, flat, published=self.direction == "adam_less")
+        import torch
+
+        moments, published = self._moments(number, context), self.direction == "adam_less"
+        step = moments.direction(layer.name, flat, published=published)
+        return step if self.momentum else step - moments.direction(layer.name, torch.zeros_like(flat[:1]), published=published)
 
     def balance(self, name: str, number: int, context: ScoringContext) -> "Tensor | None":
         if not self.rebalance or self.direction not in ("adam", "adam_less"):

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 from curate.core import Checkpoint, Row
 from curate.errors import ConfigError, ModelError
+from curate.exact_similarity import ExactSimilarity
 from curate.gradient_features import offsets
 from curate.interfaces import ScoringContext
 from curate.projection import CountSketch
@@ -35,6 +37,28 @@ def test_inner_products_are_the_formula_up_to_the_noise_of_the_sketch(
     spread = np.abs(found - exact).max()
     assert spread < 6 / np.sqrt(4096)
     assert np.abs(found.mean(0) - exact).max() < 4 / np.sqrt(8 * 4096)  # unbiased
+
+
+@pytest.mark.parametrize("kind", ["adam", "adam_less"])
+def test_without_momentum_a_row_is_what_it_adds_to_the_step(warmed: ScoringContext, some_rows: list[Row], kind: Any) -> None:
+    model = warmed.model
+    assert model is not None
+    pool, target = some_rows[:4], some_rows[4:7]
+    context = replace(warmed, target=target)
+    scorer = ExactSimilarity(of=Less(direction=kind, momentum=False))
+    found = scorer.score(model.batch(pool), replace(context, state=scorer.prepare([], context)))
+    total = sum(checkpoint.learning_rate for checkpoint in warmed.checkpoints)
+    wanted = torch.zeros(len(pool), len(target), dtype=torch.float64)
+    for checkpoint in warmed.checkpoints:
+        model.use(checkpoint)
+        psi = torch.stack([gradient(model, row) for row in target])
+        for i, row in enumerate(pool):
+            g = gradient(model, row)
+            added = direction(g, checkpoint, kind) - direction(torch.zeros_like(g), checkpoint, kind)
+            wanted[i] += checkpoint.learning_rate / total * (psi @ added) / psi.norm(dim=1) / added.norm()
+    torch.testing.assert_close(found.double(), wanted, rtol=2e-3, atol=2e-4)
+    with pytest.raises(ValueError, match="has no momentum to leave out"):
+        Less(direction="sgd", momentum=False)
 
 
 def test_a_vector_is_the_sum_of_independent_sketches_of_unit_directions(warmed: ScoringContext, some_rows: list[Row]) -> None:
