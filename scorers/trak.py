@@ -34,15 +34,18 @@ class Trak(GradientScorer):
     name: Literal["trak"] = "trak"
     objective: ClassVar[Objective] = "margin"
     exact: ClassVar[bool] = False
-    metric: ClassVar[Literal["cosine", "inner"]] = "inner"
 
     width: int = Field(2048, ge=1, description="Numbers per row and checkpoint; the kernel takes 8 width^2 bytes.")
     projection: Literal["sketch"] = Field("sketch", description="Each checkpoint has a sketch of its own.")
     similarity: Literal["auto", "sketch"] = Field("auto", description="Always of the vectors: the kernel is one of sketches.")
     normalise: Literal["row", "module", "none"] = Field("none", description="Unit length before the kernel, or none as published.")
-    damping: float = Field(0.1, gt=0, description="Added to the kernel's eigenvalues, as a share of their mean.")
+    damping: float = Field(1.0, gt=0, description="Added to the kernel's eigenvalues, as a share of their mean.")
     kernel_rows: int | None = Field(None, ge=1, description="Rows of the pool that the kernel is made of; null for all, at one more pass over the pool.")
     checkpoint: Literal["last", "every"] = Field("every", description="The warm-up's last checkpoint, or the mean over all of them.")
+
+    @property
+    def metric(self) -> Literal["inner"]:
+        return "inner"
 
     @property
     def sample_rows(self) -> int | None:  # type: ignore[override]  # of this instance
