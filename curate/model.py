@@ -17,7 +17,8 @@ from curate.adapters import attach_adapters
 from curate.core import Checkpoint, Integers, Row
 from curate.errors import ModelError
 from curate.interfaces import Batch
-from curate.model_folder import DEFAULT_POSITIONS, positions, read_config
+from curate.kept import kept
+from curate.model_folder import DEFAULT_POSITIONS, absence, positions, read_config
 from curate.settings import Lora, ModelSpec
 from curate.store import canonical, digest, file_digest
 
@@ -80,8 +81,8 @@ def resolve(spec: ModelSpec, folder: Path) -> ModelHandle:
         if spec.revision is not None:
             raise ModelError(f"model.revision {spec.revision!r} is that of a Hub model, but {local} is a folder; remove revision, or rename the folder")
         path = local.resolve()
-    elif spec.path.startswith((".", "/", "~")) or spec.path.count("/") > 1:
-        raise ModelError(f"model.path {spec.path!r} is not a folder ({local} does not exist); give a folder with config.json or a Hub id such as org/name")
+    elif local.exists() or spec.path.startswith((".", "/", "~")) or spec.path.count("/") > 1:
+        raise ModelError(f"model.path {spec.path!r} is not a folder ({local} {absence(local)}); give a folder with config.json or a Hub id such as org/name")
     else:
         path = _download(spec, local)
     allowed = positions(read_config(path), path)
@@ -98,7 +99,7 @@ def _download(spec: ModelSpec, local: Path) -> Path:
         return Path(snapshot_download(spec.path, revision=spec.revision, allow_patterns=_WANTED))
     except Exception as error:  # the client raises a dozen kinds; all mean that this model is not to be had
         raise ModelError(
-            f"model.path {spec.path!r} is no folder ({local} does not exist) and the Hub does not give it (revision {spec.revision or 'main'}): "
+            f"model.path {spec.path!r} is no folder ({local} {absence(local)}) and the Hub does not give it (revision {spec.revision or 'main'}): "
             f"{_first_line(error)}. Check the name, HF_TOKEN for gated models, and HF_HUB_OFFLINE"
         ) from error
 
@@ -133,8 +134,8 @@ def check_architecture(handle: ModelHandle) -> None:
         attach_adapters(model, handle.lora, 0)
 
 
-def trained_numbers(handle: ModelHandle, modules: str | Sequence[str] = "all") -> int:
-    """How many numbers the gradient of the trained linear layers has; loads no weights."""
+def trained_shapes(handle: ModelHandle, modules: str | Sequence[str] = "all") -> list[tuple[int, int]]:
+    """The shapes of the weights of the trained linear layers, whose gradients scorers read; loads no weights."""
     from curate.gradients import trained_layers
 
     model = _skeleton(handle)
@@ -142,7 +143,7 @@ def trained_numbers(handle: ModelHandle, modules: str | Sequence[str] = "all") -
     if handle.lora:
         model, names = attach_adapters(model, handle.lora, 0)
     layers = trained_layers(LanguageModel(model, None, "meta", names), modules)
-    return sum(names[name].numel() for name in layers)
+    return [(int(names[name].shape[0]), int(names[name].shape[1])) for name in layers]
 
 
 def _skeleton(handle: ModelHandle) -> Any:
@@ -213,7 +214,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return load_file(str(path / "weights.safetensors"))
 
 
-_kept = lru_cache(maxsize=8)(read_weights)  # a warm-up's few small adapters, put in again for every batch
+_kept = kept(most_bytes=2**30)(read_weights)  # a warm-up's checkpoints, put in again for every batch; mapped, so that worker processes share them
 
 
 def apply_weights(names: Mapping[str, nn.Parameter], weights: Mapping[str, Tensor]) -> None:

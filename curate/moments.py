@@ -10,13 +10,13 @@ With moments m, v after t steps and a new gradient g, the next step of AdamW wit
 
 import json
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from curate.errors import ModelError
+from curate.kept import kept
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Moments:
         return self.first[name], self.second[name]
 
 
-@lru_cache(maxsize=8)
+@kept(most_bytes=2**30)  # on a CPU mapped, unless in half precision, so that worker processes share them
 def load_moments(path: Path, device: str = "cpu") -> Moments:
     """The moments of a checkpoint folder, checked to be complete."""
     from safetensors.torch import load_file

@@ -14,6 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from curate.kept import kept
+
 
 def splitmix64(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """The finaliser of the splitmix64 generator: 64 well-mixed bits of each value (Steele et al., 2014)."""
@@ -39,14 +41,14 @@ class CountSketch:
         for start in range(0, values.shape[1], _PIECE):
             piece = values[:, start : start + _PIECE]
             bucket, sign = _hashes(self.width, self.seed, self.stream, first + start, piece.shape[1], str(values.device))
-            factor = sign if scale is None else sign * scale[start : start + _PIECE]
-            into.scatter_add_(1, bucket.expand(len(values), -1), piece * factor)
+            factor = sign.float() if scale is None else sign * scale[start : start + _PIECE]
+            into.scatter_add_(1, bucket.long().expand(len(values), -1), piece * factor)
 
     def dense(self, size: int) -> Tensor:
         """The same projection as an explicit (width, size) matrix; the oracle for small sizes."""
         bucket, sign = _hashes(self.width, self.seed, self.stream, 0, size, "cpu")
         matrix = torch.zeros(self.width, size)
-        matrix[bucket, torch.arange(size)] = sign
+        matrix[bucket.long(), torch.arange(size)] = sign.float()
         return matrix
 
 
@@ -65,10 +67,10 @@ def factor(rows: int, columns: int, key: str, device: str) -> Tensor:
     return torch.from_numpy(signs.reshape(rows, columns) / np.float32(rows**0.5)).to(device)
 
 
-@lru_cache(maxsize=256)
+@kept(most_bytes=2**28)  # 53 million coordinates, at about the time that adding eight rows of them takes
 def _hashes(width: int, seed: int, stream: int, first: int, size: int, device: str) -> tuple[Tensor, Tensor]:
     key = splitmix64(splitmix64(np.array([seed], np.uint64)) ^ np.array([stream], np.uint64))
     mixed = splitmix64(np.arange(first, first + size, dtype=np.uint64) ^ key)
     bucket = (mixed >> np.uint64(1)) % np.uint64(width)
-    sign = (mixed & np.uint64(1)).astype(np.float32) * 2 - 1
-    return torch.from_numpy(bucket.astype(np.int64)).to(device), torch.from_numpy(sign).to(device)
+    sign = (mixed & np.uint64(1)).astype(np.int8) * 2 - 1
+    return torch.from_numpy(bucket.astype(np.int32 if width <= 2**31 else np.int64)).to(device), torch.from_numpy(sign).to(device)
