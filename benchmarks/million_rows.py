@@ -6,12 +6,10 @@ Rows of 4 to 16 words are prepared (read, tokenised, accounted for) and scored b
 one process each that reports the most memory of its own that it held. What grows with the rows is an id, lengths and a group of each.
 """
 
-import sys
-import tempfile
 import time
 from pathlib import Path
 
-from scoring_memory import peak_mib, write_rows
+from scoring_memory import peak_mib, pools
 
 RECIPE = """
 name: memory
@@ -34,18 +32,10 @@ def timed(folder: Path, until: str) -> tuple[float, float]:
 
 
 def main() -> None:
-    sizes = [int(argument) for argument in sys.argv[1:]] or [125_000, 1_000_000]
-    model = Path(__file__).resolve().parents[1] / "configs" / "quickstart_model"
     print(f"{'rows':>9} {'prepare s':>10} {'rows/s':>8} {'MiB':>7} {'score s':>9} {'rows/s':>8} {'MiB':>7}")
-    for rows in sizes:
-        with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
-            write_rows(folder / "pool.jsonl", rows, seed=0)
-            write_rows(folder / "target.jsonl", 20, seed=1)
-            write_rows(folder / "held.jsonl", 20, seed=2)
-            (folder / "recipe.yaml").write_text(RECIPE.format(model=model), encoding="utf-8")
-            (prepare, held), (score, most) = timed(folder, "prepare"), timed(folder, "score")
-            print(f"{rows:>9} {prepare:>10.1f} {rows / prepare:>8.0f} {held:>7.0f} {score:>9.1f} {rows / score:>8.0f} {most:>7.0f}", flush=True)
+    for rows, folder in pools(RECIPE, [125_000, 1_000_000]):
+        (prepare, held), (score, most) = timed(folder, "prepare"), timed(folder, "score")
+        print(f"{rows:>9} {prepare:>10.1f} {rows / prepare:>8.0f} {held:>7.0f} {score:>9.1f} {rows / score:>8.0f} {most:>7.0f}", flush=True)
 
 
 if __name__ == "__main__":

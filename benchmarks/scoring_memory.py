@@ -12,6 +12,7 @@ import random
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 RECIPE = """
@@ -58,18 +59,22 @@ def peak_mib(folder: Path, until: str) -> float:
     return int(done.stderr.strip().splitlines()[-1]) / 1024
 
 
-def main() -> None:
-    sizes = [int(argument) for argument in sys.argv[1:]] or [2000, 8000, 32000]
+def pools(recipe: str, sizes: Sequence[int]) -> Iterator[tuple[int, Path]]:
+    """For each of the sizes given as arguments, or these, a folder with the recipe, so many pool rows, and 20 rows of target and evaluation each."""
     model = Path(__file__).resolve().parents[1] / "configs" / "quickstart_model"
-    print(f"{'rows':>8} {'prepare MiB':>12} {'score MiB':>12}")
-    for rows in sizes:
+    for rows in [int(argument) for argument in sys.argv[1:]] or sizes:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            write_rows(folder / "pool.jsonl", rows, seed=0)
-            write_rows(folder / "target.jsonl", 20, seed=1)
-            write_rows(folder / "held.jsonl", 20, seed=2)
-            (folder / "recipe.yaml").write_text(RECIPE.format(model=model), encoding="utf-8")
-            print(f"{rows:>8} {peak_mib(folder, 'prepare'):>12.0f} {peak_mib(folder, 'score'):>12.0f}", flush=True)
+            for seed, (part, count) in enumerate([("pool", rows), ("target", 20), ("held", 20)]):
+                write_rows(folder / f"{part}.jsonl", count, seed)
+            (folder / "recipe.yaml").write_text(recipe.format(model=model), encoding="utf-8")
+            yield rows, folder
+
+
+def main() -> None:
+    print(f"{'rows':>8} {'prepare MiB':>12} {'score MiB':>12}")
+    for rows, folder in pools(RECIPE, [2000, 8000, 32000]):
+        print(f"{rows:>8} {peak_mib(folder, 'prepare'):>12.0f} {peak_mib(folder, 'score'):>12.0f}", flush=True)
 
 
 if __name__ == "__main__":

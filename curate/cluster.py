@@ -8,7 +8,7 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, TypeVar
 
 from curate.errors import ClusterError, CurateError, ModelError
@@ -47,10 +47,12 @@ def out_of_memory(error: Exception) -> bool:
 class InProcess:
     """Tasks one after the other in this process; `listener` hears how many are done."""
 
+    workers = 1
+
     def __init__(self, listener: Listener = lambda label, done, total: None) -> None:
         self.listener = listener
 
-    def map(self, function: Callable[[T], R], items: Sequence[T], *, label: str = "") -> Iterator[R]:
+    def map(self, function: Callable[[T], R], items: Sequence[T], *, label: str = "") -> Generator[R, None, None]:
         self.listener(label, 0, len(items))
         for done, item in enumerate(items, 1):
             result = one_thread(function, item)
@@ -69,7 +71,7 @@ class LocalDask:
         self.listener = listener
         self._client: Any = None
 
-    def map(self, function: Callable[[T], R], items: Sequence[T], *, label: str = "") -> Iterator[R]:
+    def map(self, function: Callable[[T], R], items: Sequence[T], *, label: str = "") -> Generator[R, None, None]:
         """Results in the order of `items`; the first error stops the rest."""
         if len(items) <= 1:
             yield from InProcess(self.listener).map(function, items, label=label)

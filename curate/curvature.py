@@ -22,7 +22,10 @@ def ridge(damping: float, mean: float, *, absolute: bool, where: str) -> float:
         raise ConfigError(f"{where}: damping is {damping}; give a positive number, for instance 0.1")
     value = damping if absolute else damping * mean
     if not (value > 0 and math.isfinite(value)):
-        raise NumericError(f"{where}: no row of the sample has a gradient, so a relative damping is zero; leave this part out, or give an absolute damping")
+        raise NumericError(
+            f"{where}: no row of the sample has a gradient there, so there is nothing to invert; name modules that have one, sample more rows, "
+            "or look at the answers of the pool"
+        )
     return value
 
 

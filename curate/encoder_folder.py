@@ -1,18 +1,17 @@
 """What the folder of a sentence encoder must hold, read before anything is loaded from it."""
 
-import json
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from curate.errors import ModelError, SafetyError
-from curate.model_folder import positions, read_config
+from curate.json_file import read_foreign
+from curate.model_folder import absence, positions, read_config
 from curate.store import canonical, digest, file_digest
 
 Pooling = Literal["auto", "mean", "cls", "last"]
-K = TypeVar("K", dict[str, Any], list[Any])
-
+_RESTORE = "restore it from the encoder's repository"
 _WANTED = ["*.json", "*.safetensors", "*.txt", "*.model"]
 _VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model")
 _POOLING_FLAGS = {
@@ -62,31 +61,44 @@ class Layout:
 def locate(name: str, revision: str | None, folder: Path, *, refresh: bool = False) -> Path:
     """The folder of a local or Hub encoder, a relative one under `folder`; ModelError where there is none.
 
-    What the Hub's cache holds is used as it is, so that all workers read what was hashed; `refresh` asks the Hub first.
+    What the Hub's cache holds is used as it is, so that all workers read what was hashed; `refresh` asks the Hub first, once in a process, so
+    that pool and target have one encoder. No folder or file that is here is ever looked for on the Hub.
     """
     local = (folder / name).expanduser()
     if local.is_dir():
         if revision is not None:
             raise ModelError(f"revision {revision!r} is that of a Hub encoder, but {local} is a folder; remove revision, or rename the folder")
         return local.resolve()
-    if name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise ModelError(f"encoder {name!r} is not a folder ({local} does not exist); give a folder with config.json or a Hub id such as org/name")
+    if local.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise ModelError(f"encoder {name!r} is not a folder ({local} {absence(local)}); give a folder with config.json or a Hub id such as org/name")
     return _download(name, revision, local, refresh=refresh)
 
 
 def _download(name: str, revision: str | None, local: Path, *, refresh: bool) -> Path:
-    from huggingface_hub import snapshot_download
-
     failure: Exception | None = None
-    for cached_only in (False,) if refresh else (True, False):
+    for found in (_refreshed,) if refresh else (_cached, _refreshed):
         try:
-            return Path(snapshot_download(name, revision=revision, allow_patterns=_WANTED, local_files_only=cached_only))
+            return found(name, revision)
         except Exception as error:  # the client raises a dozen kinds; all mean that this encoder is not to be had
             failure = error
     raise ModelError(
-        f"encoder {name!r} is no folder ({local} does not exist) and the Hub does not give it (revision {revision or 'main'}: {first_sentence(failure)}): "
+        f"encoder {name!r} is no folder ({local} {absence(local)}) and the Hub does not give it (revision {revision or 'main'}: {first_sentence(failure)}): "
         "give the folder of an encoder that is here, or check the name, HF_TOKEN for gated models, and HF_HUB_OFFLINE"
     ) from failure
+
+
+def _cached(name: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(name, revision=revision, allow_patterns=_WANTED, local_files_only=True))
+
+
+@lru_cache(maxsize=16)
+def _refreshed(name: str, revision: str | None) -> Path:
+    """What the Hub has now, or the cache where the Hub does not answer."""
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(name, revision=revision, allow_patterns=_WANTED, local_files_only=False))
 
 
 def first_sentence(error: Exception | None) -> str:
@@ -142,7 +154,7 @@ def _modules(path: Path) -> list[tuple[str, Path]]:
     if not file.is_file():
         return [("Transformer", path), ("Pooling", path / "1_Pooling")]
     found = []
-    for entry in _json(file, list):
+    for entry in read_foreign(file, list, _RESTORE):
         kind, folder = (entry.get("type"), entry.get("path")) if isinstance(entry, dict) else (None, None)
         if not isinstance(kind, str) or not isinstance(folder, str):
             raise ModelError(f"{file} has a module without type or path; restore it from the encoder's repository")
@@ -168,7 +180,7 @@ def _pooling(path: Path, modules: list[tuple[str, Path]], prompt: str) -> str:
 
 
 def _dense(folder: Path) -> Dense:
-    said = _json(folder / "config.json", dict)
+    said = read_foreign(folder / "config.json", dict, _RESTORE)
     activation = str(said.get("activation_function", "Tanh")).rsplit(".", 1)[-1]
     if activation not in _ACTIVATIONS or said.get("use_residual") or said.get("module_input_name", "sentence_embedding") != "sentence_embedding":
         raise ModelError(f"{folder / 'config.json'} is not a plain linear layer with one of {', '.join(_ACTIVATIONS)} after it; use another encoder")
@@ -179,14 +191,4 @@ def _dense(folder: Path) -> Dense:
 
 def _said(file: Path | None) -> dict[str, Any]:
     """The mapping in a file that may be absent."""
-    return _json(file, dict) if file and file.is_file() else {}
-
-
-def _json(file: Path, kind: type[K]) -> K:
-    try:
-        value = json.loads(file.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"{file} cannot be read ({error}); restore it from the encoder's repository") from error
-    if not isinstance(value, kind):
-        raise ModelError(f"{file} holds a {type(value).__name__}, not a {kind.__name__}; restore it from the encoder's repository")
-    return value
+    return read_foreign(file, dict, _RESTORE) if file and file.is_file() else {}

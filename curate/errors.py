@@ -4,6 +4,8 @@ The exit code of the command line is the error's `exit_code`; each class also in
 it refines, so that library users can catch either. Errors cross process borders, so they pickle.
 """
 
+import contextlib
+from collections.abc import Iterator
 from typing import ClassVar
 
 
@@ -71,3 +73,12 @@ class SafetyError(CurateError, RuntimeError):
     """Refused, because it would run foreign code or write outside its folder."""
 
     exit_code = 10
+
+
+@contextlib.contextmanager
+def about(subject: str) -> Iterator[None]:
+    """Errors of the block say first what they are about."""
+    try:
+        yield
+    except CurateError as error:
+        raise type(error)(f"{subject}: {error}") from error

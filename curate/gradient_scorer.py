@@ -2,12 +2,12 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 from pydantic import Field
 
 from curate.core import Checkpoint
-from curate.interfaces import Batch, Modules, Reads, ScoringContext, VectorScorer
+from curate.interfaces import Batch, Modules, Reads, Scorer, ScoringContext, VectorScorer
 from curate.passes import Objective, PassScorer, Reader
 
 if TYPE_CHECKING:
@@ -30,7 +30,8 @@ class GradientScorer(PassScorer, VectorScorer):
     reads: ClassVar[Reads] = "gradients"
     sample_rows: ClassVar[int | None] = 0
     objective: ClassVar[Objective] = "loss"
-    exact: ClassVar[bool] = True  # whether inner products can be had without a projection
+    exact: ClassVar[bool] = True  # whether inner products can be had without a projection, from a state that hangs on none
+    projecting: ClassVar[frozenset[str]] = frozenset({"width", "projection", "similarity", "seed", "store"})  # fields that such inner products do not read
 
     width: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         "auto", description="Numbers per row; auto: the smallest power of two that a pilot finds faithful (8192 outside a recipe)."
@@ -51,6 +52,14 @@ class GradientScorer(PassScorer, VectorScorer):
     def metric(self) -> Literal["cosine", "inner"]:
         """How its vectors are meant to be compared: their lengths mean something where nothing was normalised."""
         return "inner" if self.normalise == "none" else "cosine"
+
+    @property
+    def prepared(self) -> Scorer:
+        return self.unprojected() if self.exact else self
+
+    def unprojected(self) -> Self:
+        """The scorer of the same exact inner products with all fields at their defaults that say how vectors are projected and stored."""
+        return self.model_copy(update={name: field.default for name, field in type(self).model_fields.items() if name in self.projecting})
 
     @property
     def numbers(self) -> int:

@@ -106,6 +106,16 @@ class Scorer(Component):
         """What the scorer needs of the whole pool or of the target (document frequencies, curvature factors); computed once and stored."""
         return None
 
+    @property
+    def prepared(self) -> "Scorer":
+        """The scorer that its state is stored for: itself, or itself with the fields that `prepare` does not read at their defaults."""
+        return self
+
+    @property
+    def within(self) -> "Scorer | None":
+        """A scorer that it is made of, and whose state it reads: under `of:` in the state of its context, already when it prepares its own."""
+        return None
+
     def inputs(self, folder: Path) -> Mapping[str, str]:
         """Hashes of the files, beyond pool, target and model, that decide its numbers; an error that says which one is not to be had."""
         return {}

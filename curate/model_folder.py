@@ -1,10 +1,10 @@
 """What the folder of a model must hold, read before anything is loaded from it."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from curate.errors import ModelError, SafetyError
+from curate.json_file import read_foreign
 
 DEFAULT_POSITIONS = 2048
 
@@ -25,6 +25,11 @@ def read_config(path: Path) -> dict[str, Any]:
     return config
 
 
+def absence(path: Path) -> str:
+    """Why this is no folder: `is a file`, or `does not exist`."""
+    return "is a file" if path.exists() else "does not exist"
+
+
 def positions(config: dict[str, Any], path: Path) -> int:
     """The most tokens that the model can read at once."""
     for name in ("max_position_embeddings", "n_positions"):
@@ -39,10 +44,4 @@ def positions(config: dict[str, Any], path: Path) -> int:
 def _mapping(file: Path) -> dict[str, Any]:
     if not file.is_file():
         raise ModelError(f"{file.parent} has no {file.name}; give the folder of a transformers model, with config.json, tokenizer.json and model.safetensors")
-    try:
-        value = json.loads(file.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"{file} cannot be read ({error}); restore it from the model's repository") from error
-    if not isinstance(value, dict):
-        raise ModelError(f"{file} holds a {type(value).__name__}, not a mapping; restore it from the model's repository")
-    return value
+    return read_foreign(file, dict, "restore it from the model's repository")

@@ -6,7 +6,6 @@ parameters instead of naming them: the Trainer of transformers 5.24 orders those
 then those without. That order is followed here, and every shape compared.
 """
 
-import json
 import math
 import re
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from curate.errors import ModelError, SafetyError
+from curate.json_file import read_foreign
 from curate.settings import Lora
 from curate.store import canonical, digest, file_digest
 from curate.torch_file import AdamwState, read_adamw, read_torch
@@ -114,13 +114,7 @@ def convert(folder: Path, model: "LanguageModel", *, previous: Path | None) -> d
 
 
 def _json(file: Path) -> Json:
-    try:
-        value = json.loads(file.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"{file} cannot be read ({error}); give whole checkpoint folders of a Hugging Face Trainer") from error
-    if not isinstance(value, dict):
-        raise ModelError(f"{file} holds a {type(value).__name__}, not a mapping; copy the checkpoint again")
-    return value
+    return read_foreign(file, dict, "copy the checkpoint again")
 
 
 def _history(folder: Path) -> tuple[int, dict[int, float]]:

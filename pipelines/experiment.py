@@ -5,8 +5,9 @@ from dataclasses import dataclass, replace
 from curate.core import Artifact, Budget, Examples
 from curate.data.examples import opened
 from curate.data.source import Source
+from curate.errors import about
 from curate.features import open_features
-from curate.model import check_architecture, resolve, trained_numbers
+from curate.model import check_architecture, resolve, trained_shapes
 from curate.pipelines.cells import Chosen, Outcome, run_cells
 from curate.pipelines.evaluate import Examination, examine
 from curate.pipelines.features import Scored, inputs_of, score_features
@@ -39,10 +40,11 @@ def run(recipe: Recipe, session: Session, until: str = "") -> Experiment:
     warm = warm_handle(handle, recipe.warmup, session.folder) if needs_warmup else handle
     for variant in (handle, warm) if needs_warmup else (handle,):
         check_architecture(variant)
-    for scorer in used.values():
-        scorer.inputs(session.folder)
-        if hasattr(scorer, "modules"):
-            trained_numbers(warm if scorer.warmup else base, scorer.modules)
+    for name, scorer in used.items():
+        with about(f"features.{name}"):
+            scorer.inputs(session.folder)
+            if hasattr(scorer, "modules"):
+                trained_shapes(warm if scorer.warmup else base, scorer.modules)
     pool = prepare(session, "pool", recipe.pool, base, recipe.hygiene)
     target = prepare(session, "target", _target_sources(recipe), base, recipe.hygiene)
     rows = opened(pool.path)

@@ -12,13 +12,17 @@ from curate.errors import ConfigError, NumericError
 from curate.exact_similarity import ExactSimilarity
 from curate.gradient_scorer import GradientScorer
 from curate.interfaces import Scorer
+from curate.pipelines.memory import bytes_of_directions, bytes_of_sample
 from curate.pipelines.pilot import pilot
 from curate.pipelines.score import Job, jobs_of, score
 from curate.pipelines.session import Session
-from curate.pipelines.state import Inputs, load_state
+from curate.pipelines.state import Inputs, stored_array
 from curate.recipe import Recipe
 
-EXACT_BYTES = 2**31  # the most memory that the target's directions may take for exact similarities to be the default
+# The most memory that the target's directions, and the sample of a Fisher, may take for exact similarities to be the default. It does not hang on
+# the number of workers, which changes no result: on a CPU they share one mapped file, on a GPU each holds a copy, and the message counts them.
+EXACT_BYTES = 2**31
+_TOO_MUCH = f"more than the {EXACT_BYTES / 2**30:g} GiB that exact similarities take unasked"
 
 
 @dataclass
@@ -43,16 +47,18 @@ def score_features(session: Session, recipe: Recipe, given: Mapping[str, Inputs]
 
     Scorers that read the same model are computed together, so that a pass they share is run once.
     """
-    used, wanted = recipe.used_features(), recipe.wanted_outputs()
+    used, wanted, limit = recipe.used_features(), recipe.wanted_outputs(), recipe.hygiene.quarantine_limit
     scored = {name: Scored(scorer) for name, scorer in used.items()}
     for kind, inputs in given.items():
+        names = [name for name, scorer in used.items() if kind_of(scorer) == kind]
         scorers: dict[str, Scorer] = {}
-        for name in [name for name, scorer in used.items() if kind_of(scorer) == kind]:
+        for name in names:
             scorers |= _variants(session, name, scored[name], wanted[name], inputs)
-        jobs = jobs_of(session, scorers, inputs)
-        pool = score(session, jobs, inputs, "pool", recipe.hygiene.quarantine_limit)
-        target = score(session, [job for job in jobs if job.scorer.output == "vectors"], inputs, "target", recipe.hygiene.quarantine_limit)
-        for name in [name for name, scorer in used.items() if kind_of(scorer) == kind]:
+        jobs = [_settled(session, job, scored[name_of(job)], inputs) for job in jobs_of(session, scorers, inputs)]
+        columns = {job.label: _columns(job, inputs, limit) for job in jobs if job.scorer.output == "similarity"}  # refused before the pool is scored
+        pool = score(session, jobs, inputs, "pool", limit)
+        target = score(session, [job for job in jobs if job.scorer.output == "vectors"], inputs, "target", limit)
+        for name in names:
             scored[name].notes += _metric_notes(recipe, name, scored[name].scorer, name + _EXACT in scorers)
         for job in jobs:
             mine = scored[name_of(job)]
@@ -61,9 +67,8 @@ def score_features(session: Session, recipe: Recipe, given: Mapping[str, Inputs]
             elif job.scorer.output == "scores":
                 mine.scores = pool[job.label]
             else:
-                columns = _columns(job.state, inputs)
-                mine.similarity = (pool[job.label], columns)
-                mine.aside = _without_column(name_of(job), columns, inputs, recipe.hygiene.quarantine_limit)
+                compared, mine.aside = columns[job.label]
+                mine.similarity = (pool[job.label], compared)
     return scored
 
 
@@ -87,41 +92,59 @@ def kind_of(scorer: Scorer) -> str:
 
 
 def _variants(session: Session, name: str, mine: Scored, wanted: frozenset[str], inputs: Inputs) -> dict[str, Scorer]:
-    """The scorers to run for one feature, by label: itself, with its width settled, and its exact twin where that is enough for some arm."""
+    """The scorers to run for one feature, by label: itself, and its exact twin where that is enough for some arm."""
     scorer = mine.scorer
     if not isinstance(scorer, GradientScorer):
         return {name: scorer}
-    exact = "similarity" in wanted and _is_exact(scorer, inputs, name, mine)
+    exact = "similarity" in wanted and _is_exact(session, scorer, inputs, name, mine)
     variants: dict[str, Scorer] = {name + _EXACT: ExactSimilarity(of=scorer)} if exact else {}
     if "vectors" in wanted or not exact:
         if not scorer.sketchable:
+            too_large = "vectors" not in wanted and scorer.similarity != "sketch"
+            why = f"{_held(scorer, inputs)}, {_TOO_MUCH}" if too_large else "an arm or similarity: sketch asks for vectors"
             raise ConfigError(
-                f"features.{name}: {scorer.name} with these fields has similarities to the target only, and an arm needs vectors or the target's directions "
-                "do not fit; use curvature: ekfac, or similarity: exact with selectors that only compare"
+                f"features.{name}: {scorer.name} with these fields has similarities to the target only, without vectors, and {why}; "
+                "use curvature: ekfac, or similarity: exact with selectors that only compare"
             )
-        if scorer.exact:
-            scorer, mine.pilot, _ = pilot(session, name, scorer, inputs)
-            mine.scorer = scorer
         variants[name] = scorer
     return variants
 
 
-def _is_exact(scorer: GradientScorer, inputs: Inputs, name: str, mine: Scored) -> bool:
-    from curate.model import trained_numbers
+def _settled(session: Session, job: Job, mine: Scored, inputs: Inputs) -> Job:
+    """The job with the width that a pilot settles, where inner products can be had without a projection."""
+    if not isinstance(job.scorer, GradientScorer) or not job.scorer.exact:
+        return job
+    mine.scorer, mine.pilot = pilot(session, job.label, job.scorer, inputs, job.prepared.state)
+    return replace(job, scorer=mine.scorer)
 
+
+def _is_exact(session: Session, scorer: GradientScorer, inputs: Inputs, name: str, mine: Scored) -> bool:
     if not scorer.exact or scorer.similarity == "sketch":
         if scorer.similarity == "exact":
             raise ConfigError(f"features.{name}: {scorer.name} has no exact similarity; write similarity: sketch")
         return False
-    rows = int(inputs.target.manifest["summary"]["used"])
-    size = 4 * rows * scorer.sets(len(inputs.checkpoints)) * trained_numbers(inputs.handle, scorer.modules)
+    size, held = bytes_of_directions(scorer, inputs) + bytes_of_sample(scorer, inputs), _held(scorer, inputs)
     if size <= EXACT_BYTES or scorer.similarity == "exact":
+        workers = session.cluster.workers
+        whose = "shared by all worker processes" if session.device == "cpu" else f"in each of {workers} worker processes, {_size(workers * size)} in all"
+        session.store.notify(f"feature {name}: {held} of memory, {whose}")
         return True
     mine.notes.append(
-        f"feature {name}: the directions of {rows} target rows take {size / 2**30:.1f} GiB, so similarities are those of sketched vectors; "
+        f"feature {name}: {held}, {_TOO_MUCH}, so similarities are those of sketched vectors; "
         "fewer target rows, or similarity: exact, give them without a sketch"
     )
     return False
+
+
+def _held(scorer: GradientScorer, inputs: Inputs) -> str:
+    """What an exact similarity holds in memory, in words."""
+    rows, sample = inputs.target.manifest["summary"]["used"], bytes_of_sample(scorer, inputs)
+    fisher = f" and the sample of its Fisher {_size(sample)}" if sample else ""
+    return f"the directions of {rows} target rows take {_size(bytes_of_directions(scorer, inputs))}{fisher}"
+
+
+def _size(size: int) -> str:
+    return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
 
 
 def name_of(job: Job) -> str:
@@ -129,23 +152,18 @@ def name_of(job: Job) -> str:
     return job.label.removesuffix(_EXACT)
 
 
-def _without_column(name: str, columns: Integers, inputs: Inputs, limit: float) -> list[tuple[str, str]]:
-    """The target rows that cannot be compared with; NumericError where they are too many."""
+def _columns(job: Job, inputs: Inputs, limit: float) -> tuple[Integers, list[tuple[str, str]]]:
+    """The target rows that a similarity has a column for, in order, and those without one; NumericError where these are too many."""
     ids = opened(inputs.target.path).ids
+    held = stored_array(job.prepared.state.path, "columns") if job.prepared.state else None
+    columns = np.arange(len(ids)) if held is None else held.astype(np.int64)
     aside = [(str(row), "zero_norm_or_not_finite") for row in np.delete(ids, columns)]
     if len(aside) > limit * len(ids):
         raise NumericError(
-            f"feature {name}: {len(aside)} of {len(ids)} target rows gave no finite, non-zero direction (first: row {aside[0][0]}); "
+            f"feature {name_of(job)}: {len(aside)} of {len(ids)} target rows gave no finite, non-zero direction (first: row {aside[0][0]}); "
             f"the limit is {limit:.1%}: use other target rows, model.dtype: float32 or a lower warmup.learning_rate, or raise hygiene.quarantine_limit"
         )
-    return aside
-
-
-def _columns(state: Artifact | None, inputs: Inputs) -> Integers:
-    """The target rows that have a column, in order."""
-    held = load_state(state.path, "cpu") if state else {}
-    rows = int(inputs.target.manifest["summary"]["used"])
-    return np.asarray(held["columns"], np.int64) if "columns" in held else np.arange(rows)
+    return columns, aside
 
 
 def inputs_of(session: Session, base: Any, warm: Any, pool: Artifact, target: Artifact, warmup: tuple[Artifact, Any] | None) -> dict[str, Inputs]:

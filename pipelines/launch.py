@@ -1,7 +1,9 @@
 """Launch: one run from a typed recipe to its folder: lock, compute, summarise, report."""
 
+import contextlib
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from curate.cluster import cluster_of
@@ -20,27 +22,33 @@ MOST_WORKERS = 8  # each holds a copy of the model; more are had by asking for t
 def execute(recipe: Recipe, runtime: Runtime, folder: Path, *, until: str, command: str, quiet: bool) -> Results:
     """Run the recipe in RUNS/<name>; whatever was computed before is found, not computed again."""
     directory = runtime.runs / recipe.name
-    device = pick_device(runtime.device)
+    with session_of(recipe, runtime, folder, quiet=quiet) as session:
+        started = time.monotonic()
+        atomic_write(directory / "recipe.yaml", recipe_text(recipe).encode())
+        experiment = run(recipe, session, until)
+        results = summarise(recipe, session, experiment, seconds=time.monotonic() - started, command=command)
+        computed = {"hardware": results.hardware, "version": results.version, "device": session.device, "workers": session.cluster.workers}
+        atomic_write(directory / "run.json", canonical({"stages": session.stages, **computed}))
+        write_reports(results, directory)
+    return results
+
+
+@contextlib.contextmanager
+def session_of(recipe: Recipe, runtime: Runtime, folder: Path, *, quiet: bool) -> Iterator[Session]:
+    """The session of a run in RUNS/<name>: its folder locked, workers, and a log; Interrupted where the user stops it."""
+    directory, device = runtime.runs / recipe.name, pick_device(runtime.device)
     with locked(directory / ".lock", wait=False):
         progress = Progress(directory / "log.jsonl", quiet=quiet)
         workers = runtime.workers or (1 if device.startswith("cuda") else min(len(os.sched_getaffinity(0)), MOST_WORKERS))
         cluster = cluster_of(workers, progress.advance)
+        outputs = (runtime.store.absolute(), runtime.runs.absolute())
         try:
-            outputs = (runtime.store.absolute(), runtime.runs.absolute())
-            session = Session(Store(outputs[0], progress.message), cluster, folder.absolute(), device, progress.stage, outputs)
-            started = time.monotonic()
-            atomic_write(directory / "recipe.yaml", recipe_text(recipe).encode())
-            experiment = run(recipe, session, until)
-            results = summarise(recipe, session, experiment, seconds=time.monotonic() - started, command=command)
-            record = {"stages": session.stages, "hardware": results.hardware, "version": results.version, "device": device, "workers": workers}
-            atomic_write(directory / "run.json", canonical(record))
-            write_reports(results, directory)
+            yield Session(Store(outputs[0], progress.message), cluster, folder.absolute(), device, progress.stage, outputs)
         except KeyboardInterrupt:
             raise Interrupted("interrupted: everything finished so far is kept; run the same command again to go on") from None
         finally:
             cluster.close()
             progress.close()
-    return results
 
 
 def pick_device(wanted: str) -> str:

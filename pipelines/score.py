@@ -3,9 +3,10 @@
 Features that read the same model are scored together: a shard is read once, and scorers that read the same forward pass share it.
 """
 
+import contextlib
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +19,7 @@ from curate.features import shard_bytes
 from curate.gradient_scorer import GradientScorer
 from curate.interfaces import Scorer
 from curate.pipelines.session import Session
-from curate.pipelines.state import Inputs, prepare_state
+from curate.pipelines.state import Inputs, Prepared, prepare_states
 from curate.settings import Share
 from curate.storage import bytes_per_row, storage_error
 from curate.store import Request, Workspace
@@ -35,7 +36,7 @@ class Job:
 
     label: str
     scorer: Scorer
-    state: Artifact | None
+    prepared: Prepared = Prepared()
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Part:
 
     label: str
     scorer: Scorer
-    state: Path | None
+    states: tuple[Path | None, Path | None]  # its own, and that of the scorer within
     workspace: Path
 
 
@@ -71,8 +72,8 @@ def micro_batch_tokens(device: str) -> int:
 
 def jobs_of(session: Session, scorers: Mapping[str, Scorer], inputs: Inputs) -> list[Job]:
     """The features to compute, each with its state prepared."""
-    tokens = micro_batch_tokens(session.device)
-    return [Job(label, scorer, prepare_state(session, label, scorer, inputs, tokens)) for label, scorer in scorers.items()]
+    prepared = prepare_states(session, scorers, inputs, micro_batch_tokens(session.device))
+    return [Job(label, scorer, prepared[label]) for label, scorer in scorers.items()]
 
 
 def score(session: Session, jobs: Sequence[Job], inputs: Inputs, role: Role, quarantine_limit: Share) -> dict[str, Artifact]:
@@ -85,7 +86,7 @@ def score(session: Session, jobs: Sequence[Job], inputs: Inputs, role: Role, qua
         Request(
             "features",
             {**inputs.fields(job.scorer), "role": role, "layout": layout},
-            [examples.key] + list(inputs.keys if job.scorer.warmup else ()) + ([job.state.key] if job.state else []),
+            [examples.key] + list(inputs.keys if job.scorer.warmup else ()) + job.prepared.keys,
             job.scorer.version,
         )
         for job in jobs
@@ -94,18 +95,25 @@ def score(session: Session, jobs: Sequence[Job], inputs: Inputs, role: Role, qua
     def make(places: Sequence[Workspace | None]) -> list[Mapping[str, Any] | None]:
         missing = [(job, place) for job, place in zip(jobs, places, strict=True) if place]
         _announce(session, [job for job, _ in missing], rows, len(inputs.checkpoints))
-        parts = tuple(Part(job.label, job.scorer, job.state.path if job.state else None, place.path) for job, place in missing)
+        parts = tuple(Part(job.label, job.scorer, job.prepared.paths, place.path) for job, place in missing)
         tasks = [ShardTask(parts, inputs, examples.path, role, start, stop) for start, stop in plan]
-        done = list(session.cluster.map(score_shard, tasks, label=f"{', '.join(job.label for job, _ in missing)} ({role})"))
+        quarantines = [Quarantine(job, inputs.handle, role, rows, quarantine_limit) for job, _ in missing]
+        done: list[list[dict[str, Any]]] = []
+        with contextlib.closing(session.cluster.map(score_shard, tasks, label=f"{', '.join(job.label for job, _ in missing)} ({role})")) as scored:
+            for task, sidecars in zip(tasks, scored, strict=True):
+                for quarantine, info in zip(quarantines, sidecars, strict=True):
+                    quarantine.add(info["quarantined"], task.stop)
+                done.append(sidecars)
         by_job = iter([[sidecars[number] for sidecars in done] for number in range(len(missing))])
-        return [_summary(job, plan, rows, next(by_job), quarantine_limit) if place else None for job, place in zip(jobs, places, strict=True)]
+        return [_summary(job, plan, rows, next(by_job)) if place else None for job, place in zip(jobs, places, strict=True)]
 
     artifacts = session.build_together([f"{job.label} ({role})" for job in jobs], requests, make) if jobs else []
     return {job.label: artifact for job, artifact in zip(jobs, artifacts, strict=True)}
 
 
-def _summary(job: Job, plan: Sequence[tuple[int, int]], rows: int, done: Sequence[Mapping[str, Any]], limit: Share) -> dict[str, Any]:
-    _check_rows(job.label, rows, done, limit)
+def _summary(job: Job, plan: Sequence[tuple[int, int]], rows: int, done: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    if sum(info["rows"] + len(info["quarantined"]) for info in done) != rows:
+        raise NumericError(f"feature {job.label}: rows do not add up; remove the folder under .part and run again")
     errors = [info["storage_error"] for info in done if info["storage_error"]]
     return {
         "shards": [f"shard-{start // SHARD_ROWS:06d}.safetensors" for start, _ in plan],
@@ -157,7 +165,7 @@ def _computed(task: ShardTask, parts: Sequence[Part]) -> list[dict[str, Any]]:
     from curate.rowwise import batches, score_rows
 
     examples = opened(task.examples)
-    jobs = [(part.scorer, replace(task.inputs.context(part.scorer, part.state), role=task.role)) for part in parts]
+    jobs = [(part.scorer, replace(task.inputs.context(part.scorer, *part.states), role=task.role)) for part in parts]
     model = jobs[0][1].model
     values: list[list[Any]] = [[None] * (task.stop - task.start) for _ in jobs]
     for batch in batches(examples.lengths[task.start : task.stop], model, micro_batch_tokens(task.inputs.device)):
@@ -189,12 +197,33 @@ def _commit(task: ShardTask, part: Part, ids: Any, values: Sequence[Any]) -> dic
     return Workspace(part.workspace).commit(task.name, data, info)
 
 
-def _check_rows(label: str, rows: int, done: Sequence[Mapping[str, Any]], limit: float) -> None:
-    faulty = [entry for info in done for entry in info["quarantined"]]
-    if len(faulty) > limit * rows:
+@dataclass
+class Quarantine:
+    """The rows of one feature that were set aside so far, shard by shard in their order, so that it stops at the same shard however many work on them."""
+
+    job: Job
+    handle: Any  # curate.model.ModelHandle, None for scorers of text
+    role: Role
+    rows: int
+    limit: float
+    aside: list[Sequence[str]] = field(default_factory=list)  # (id, reason)
+
+    def add(self, more: Sequence[Sequence[str]], seen: int) -> None:
+        """Take in those of the next shard, which ends after `seen` rows; NumericError as soon as they are too many."""
+        self.aside += more
+        if len(self.aside) <= self.limit * self.rows:
+            return
+        among = f"{self.rows} rows" if seen == self.rows else f"the first {seen} of {self.rows} rows"
         raise NumericError(
-            f"feature {label}: {len(faulty)} of {rows} rows gave no finite, non-zero number (first: row {faulty[0][0]}, {faulty[0][1]}); "
-            f"the limit is {limit:.1%}: try model.dtype: float32 or a lower warmup.learning_rate, or raise hygiene.quarantine_limit"
+            f"feature {self.job.label}: {len(self.aside)} of {among} of the {self.role} gave no finite, non-zero number "
+            f"(first: row {self.aside[0][0]}, {self.aside[0][1]}); "
+            f"the limit is {self.limit:.1%}: {self._advice()}, or raise hygiene.quarantine_limit"
         )
-    if sum(info["rows"] for info in done) + len(faulty) != rows:
-        raise NumericError(f"feature {label}: rows do not add up; remove the folder under .part and run again")
+
+    def _advice(self) -> str:
+        """What may mend it, of what the scorer reads."""
+        if self.handle is None:
+            return f"look at what such rows of the {self.role} say: the scorer finds nothing in them that it reads"
+        half = ["model.dtype: float32"] if self.handle.dtype != "float32" else []
+        slower = ["a lower warmup.learning_rate"] if self.job.scorer.warmup else []
+        return f"try {' or '.join(half + slower)}" if half + slower else f"look at the answers of such rows of the {self.role}"

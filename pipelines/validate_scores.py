@@ -5,8 +5,7 @@ again. The answer is the linear datamodelling score of curate.datamodel, beside 
 """
 
 import contextlib
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -14,22 +13,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curate import __version__
-from curate.cluster import cluster_of
 from curate.core import Budget, Config, Examples, Floats, Integers
 from curate.data.examples import opened
 from curate.datamodel import Estimate, datamodelling_score, for_all_rows, subset, sums, verdict
-from curate.errors import ConfigError, DataError, Interrupted
+from curate.errors import ConfigError, DataError
 from curate.features import open_features
 from curate.model import resolve
 from curate.pipelines.experiment import Experiment, run
-from curate.pipelines.launch import MOST_WORKERS, pick_device
+from curate.pipelines.launch import session_of
 from curate.pipelines.retrain import LOSSES, Retraining, retrain
 from curate.pipelines.session import Session
-from curate.progress import Progress
 from curate.randomness import draw, row_keys
 from curate.recipe import Arm, Recipe, Runtime
 from curate.similarity import similarity
-from curate.store import Store, atomic_write, locked, read_json
+from curate.store import atomic_write, read_json
 from curate.strict_yaml import nearest
 
 if TYPE_CHECKING:
@@ -85,7 +82,7 @@ def validate_scores(
         raise ConfigError(f"--subsets {subsets} is too few to rank; give {FEWEST_SUBSETS} or more, better 20")
     share = _share(fraction)
     directory = runtime.runs / recipe.name
-    with _session(recipe, runtime, folder, quiet) as session:
+    with session_of(recipe, runtime, folder, quiet=quiet) as session:
         found = measure(recipe, session, feature, subsets, share, seed)
         atomic_write(directory / f"validation-{feature}.json", found.model_dump_json(indent=1).encode())
     return found
@@ -97,24 +94,6 @@ def _share(text: str) -> Budget:
         if share.unit == "fraction" and 0 < share.amount < 1:
             return share
     raise ConfigError(f"--fraction {text!r} is no share of the pool; write a percentage above 0% and below 100%, such as 50%")
-
-
-@contextlib.contextmanager
-def _session(recipe: Recipe, runtime: Runtime, folder: Path, quiet: bool) -> Iterator[Session]:
-    """The run's folder, locked, with workers and a log."""
-    directory, device = runtime.runs / recipe.name, pick_device(runtime.device)
-    with locked(directory / ".lock", wait=False):
-        progress = Progress(directory / "log.jsonl", quiet=quiet)
-        workers = runtime.workers or (1 if device.startswith("cuda") else min(len(os.sched_getaffinity(0)), MOST_WORKERS))
-        cluster = cluster_of(workers, progress.advance)
-        outputs = (runtime.store.absolute(), runtime.runs.absolute())
-        try:
-            yield Session(Store(outputs[0], progress.message), cluster, folder.absolute(), device, progress.stage, outputs)
-        except KeyboardInterrupt:
-            raise Interrupted("interrupted: everything finished so far is kept; run the same command again to go on") from None
-        finally:
-            cluster.close()
-            progress.close()
 
 
 def measure(recipe: Recipe, session: Session, feature: str, subsets: int, share: Budget, seed: int) -> Validation:

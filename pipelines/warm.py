@@ -10,6 +10,7 @@ import numpy as np
 from curate.core import Artifact, Checkpoint
 from curate.data.examples import opened
 from curate.errors import ModelError
+from curate.model_folder import absence
 from curate.pipelines.session import Session, numeric_environment
 from curate.randomness import uniform
 from curate.settings import Lora, Warmup
@@ -41,7 +42,7 @@ def warm_handle(handle: Any, settings: Warmup, folder: Path) -> Any:
 def _run(path: str, folder: Path) -> Path:
     found = (folder / path).expanduser()
     if not found.is_dir():
-        raise ModelError(f"warmup.trainer {path!r} is not a folder ({found} does not exist); give the output_dir of a Hugging Face Trainer run")
+        raise ModelError(f"warmup.trainer {path!r} is not a folder ({found} {absence(found)}); give the output_dir of a Hugging Face Trainer run")
     return found
 
 

@@ -43,7 +43,7 @@ class Bm25(Scorer):
     targeted: ClassVar[bool] = True
     sample_rows: ClassVar[int | None] = None
 
-    k1: float = Field(1.5, ge=0, description="How much repetition in a pool row adds; 0: whether it has the word is all that counts.")
+    k1: float = Field(1.5, ge=0, le=1000, description="How much repetition in a pool row adds; 0: whether it has the word is all that counts.")
     b: float = Field(0.75, ge=0, le=1, description="How far a long pool row is held back; 0: not at all, 1: in proportion to its length.")
     part: Part = Field("all", description="What is read of pool and target: all turns, those before an answer (prompt), or the answers.")
 

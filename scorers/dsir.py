@@ -49,7 +49,7 @@ class Dsir(Scorer):
     sample_rows: ClassVar[int | None] = None
 
     buckets: int = Field(10_000, ge=1, le=2**24, description="Buckets that n-grams are hashed into.")
-    smoothing: float = Field(1.0, ge=0, description="Count added to every bucket of target and pool; 0: none, but 1e-8 added to p, as published.")
+    smoothing: float = Field(1.0, ge=0, le=1e6, description="Count added to every bucket of target and pool; 0: none, but 1e-8 added to p, as published.")
     prior: Literal["pool", "uniform"] = Field("pool", description="What smoothing draws the target towards: the pool's n-grams, or all buckets alike.")
     per_token: bool = Field(False, description="Divide by the row's tokens: nats per token, so that length no longer decides.")
     hash: Hash = Field("fast", description="fast, or the sha256 of the published code, three to four times slower.")

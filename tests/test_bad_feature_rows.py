@@ -160,7 +160,7 @@ def test_rows_without_a_usable_number_are_set_aside_by_id_and_reason_and_their_n
 def test_above_the_limit_the_run_stops_with_the_remedy_and_a_higher_limit_goes_on_without_scoring_again(score: Run, name: str) -> None:
     code, message = score([name], POISON)
     count, first = len(REASONS[name]), min(REASONS[name])
-    assert code == 5 and f"{count} of 43 rows gave no finite, non-zero number" in message
+    assert code == 5 and f"{count} of 43 rows of the pool gave no finite, non-zero number" in message
     assert f"row {first}, {REASONS[name][first]}); the limit is 1.0%" in message and "raise hygiene.quarantine_limit" in message
     assert not list(Path("store").glob("features-*"))
     kept = {path.relative_to("store/.part"): path.stat().st_mtime_ns for path in Path("store/.part").glob("features-*/shard-*")}
@@ -179,7 +179,7 @@ def test_rows_whose_tokens_all_carry_no_loss_are_set_aside_before_anything_is_sc
 @pytest.mark.parametrize("name", ["unit", "curved", "trak", "hidden"])
 def test_a_target_row_without_a_vector_counts_against_the_limit(score: Run, name: str) -> None:
     code, message = score([name], HARMLESS, [*TARGET, row("gnan", NAN)])
-    assert code == 5 and "1 of 7 rows gave no finite, non-zero number" in message and "row gnan, not_finite); the limit is 1.0%" in message
+    assert code == 5 and "1 of 7 rows of the target gave no finite, non-zero number" in message and "row gnan, not_finite); the limit is 1.0%" in message
     assert score([name], HARMLESS, [*TARGET, row("gnan", NAN)], limit="15%")[0] == 0
 
 
@@ -214,7 +214,8 @@ def test_a_target_of_which_nothing_is_of_use_is_refused(score: Run, name: str, t
 def test_a_pool_without_a_gradient_has_no_curvature(score: Run) -> None:
     silent = [row(f"s{i}", SILENT) for i in range(20)]
     code, message = score(["influence"], silent[:1], limit="100%", texts=silent[1:])
-    assert code == 5 and "no row of the sample has a gradient" in message
+    assert code == 5 and "feature influence (exact): curvature of " in message and "no row of the sample has a gradient there" in message
+    assert "name modules that have one, sample more rows, or look at the answers of the pool" in message  # all that a recipe can change
 
 
 def test_a_pilot_of_which_no_row_can_be_used_is_one_line(score: Run) -> None:

@@ -73,6 +73,8 @@ FIELDS = [
     ("{name: less, projection: factored, direction: adam}", VECTORS, "write direction: sgd, or projection: sketch"),
     ("{name: influence, projection: factored}", VECTORS, "features.f.projection is 'factored'; it must be 'sketch'"),
     ("{name: trak, projection: factored}", VECTORS, "features.f.projection is 'factored'; it must be 'sketch'"),
+    ("{name: bm25, k1: 1.0e+308}", "{similarity: f, selector: round_robin}", "features.f.k1 is 1e+308; it must be less than or equal to 1000"),
+    ("{name: dsir, smoothing: 1.0e+308}", SCORES, "features.f.smoothing is 1e+308; it must be less than or equal to 1000000"),
     ("{name: trak, similarity: exact}", COMPARED, "features.f.similarity is 'exact'; it must be 'auto' or 'sketch'"),
 ]
 
@@ -134,7 +136,8 @@ LAYERS = [("less", COMPARED), ("less", VECTORS), ("grad_norm", SCORES), ("self_i
 @pytest.mark.parametrize(("name", "arm"), LAYERS)
 def test_modules_that_match_no_layer_list_those_there_are(run: Run, name: str, arm: str) -> None:
     code, message = run(f"{{name: {name}, modules: [qq_proj]}}", arm)
-    assert code == 4 and "modules ['qq_proj'] match no trained linear layer; this model trains " in message and "k_proj, o_proj, q_proj, " in message
+    assert code == 4 and "features.f: modules ['qq_proj'] match no trained linear layer; this model trains " in message
+    assert "k_proj, o_proj, q_proj, " in message
     assert not built("features") and not built("pilot")
 
 
@@ -144,16 +147,16 @@ def test_modules_that_match_no_layer_are_found_before_the_warm_up(run: Run) -> N
 
 
 def test_a_row_that_float16_cannot_hold_stops_the_run_and_another_format_goes_on(run: Run) -> None:
-    code, message = run("{name: influence, width: 64, store: float16}", VECTORS)
+    code, message = run("{name: trak, width: 64, damping: 1.0e-9, store: float16}", VECTORS)
     assert code == 5 and "beyond float16, which ends at 65504; store this feature as float32 or int8" in message
-    kept = {path: path.stat().st_mtime_ns for stage in ("pilot", "warmup", "features") for path in built(stage)}
-    assert {path.name.split("-")[0] for path in kept} == {"pilot", "warmup", "features"}  # the pool fits, the target does not
-    assert run("{name: influence, width: 64, store: int8}", VECTORS)[0] == 0
+    kept = {path: path.stat().st_mtime_ns for stage in ("state", "warmup", "features") for path in built(stage)}
+    assert {path.name.split("-")[0] for path in kept} == {"state", "warmup", "features"}  # the pool fits, the target does not
+    assert run("{name: trak, width: 64, damping: 1.0e-9, store: int8}", VECTORS)[0] == 0
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
 
 
 def test_a_row_that_float16_cannot_hold_is_named_with_its_feature_and_whose_it_is(run: Run) -> None:
-    message = run("{name: influence, width: 64, store: float16}", VECTORS)[1]
+    message = run("{name: trak, width: 64, damping: 1.0e-9, store: float16}", VECTORS)[1]
     assert "feature f" in message and "target" in message and "row 0 " not in message
 
 
@@ -185,11 +188,13 @@ def test_a_column_that_no_row_has_is_named(run: Run) -> None:
 
 def test_a_column_without_a_number_sets_every_row_aside(run: Run) -> None:
     code, message = run("{name: fail_rate, column: kind}", SCORES)  # words
-    assert code == 5 and "40 of 40 rows gave no finite, non-zero number (first: " in message
+    assert code == 5 and "40 of 40 rows of the pool gave no finite, non-zero number (first: " in message
+    assert "look at what such rows of the pool say" in message and "dtype" not in message and "warmup" not in message
 
 
 TORN: list[tuple[str, Callable[[Path], object], int, str]] = [
     ("absent", shutil.rmtree, 4, "warmup.trainer 'run' is not a folder ({} does not exist); give the output_dir of a Hugging Face Trainer run"),
+    ("file", lambda run: (shutil.rmtree(run), run.write_text("")), 4, "warmup.trainer 'run' is not a folder ({} is a file); give the output_dir"),
     ("no-moments", lambda run: (run / "checkpoint-4/optimizer.pt").unlink(), 4, "{}/checkpoint-4 has no optimizer.pt: train with optim: adamw_torch"),
     ("short", lambda run: os.truncate(run / "checkpoint-4/optimizer.pt", 2000), 4, "{}/checkpoint-4/optimizer.pt is no whole file of torch.save"),
     ("code", lambda run: torch.save({"state": Evil()}, run / "checkpoint-2/optimizer.pt"), 10, "optimizer.pt is refused: it asks for posix.system; "),

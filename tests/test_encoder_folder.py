@@ -10,9 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from curate import encoder_folder
 from curate.encoder import load
 from curate.encoder_folder import fingerprint, locate, read_layout
 from curate.errors import CurateError, ModelError, SafetyError
+from curate.scorers.embed import Embed
 
 WORDS = ["[UNK]", "[CLS]", "[SEP]", "w1", "w2"]
 SIZES = {"vocab_size": 5, "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 12}
@@ -37,6 +39,11 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     put("2_Dense/config.json", activation_function="torch.nn.modules.linear.Identity")(folder)
     save_file({"linear.weight": torch.eye(8)}, folder / "2_Dense" / "model.safetensors")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def forget_what_the_hub_gave() -> None:
+    encoder_folder._refreshed.cache_clear()
 
 
 @pytest.fixture
@@ -204,6 +211,37 @@ def test_a_hub_id_in_the_cache_is_found_offline(whole: Path, tmp_path: Path, mon
     shutil.copytree(whole, stored / "snapshots" / ("0" * 40))
     found = locate("org/tiny", None, tmp_path, refresh=refresh)
     assert fingerprint(found) == fingerprint(whole)
+
+
+def test_the_hub_is_asked_for_an_encoder_once_in_a_process(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, bool]] = []
+
+    def download(name: str, revision: str | None, allow_patterns: list[str], local_files_only: bool) -> str:
+        asked.append((name, local_files_only))
+        return str(whole)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    scorers = Embed(path="org/once"), Embed(path="org/twice", max_length=8)
+    hashes = {scorer.inputs(tmp_path)["encoder"] for scorer in scorers for _ in range(3)}
+    assert hashes == {fingerprint(whole)} and asked == [("org/once", False), ("org/twice", False)]
+
+
+@pytest.mark.parametrize("path", ["encoder", "encoder/../encoder", "org/encoder", "org/file"])
+def test_what_is_here_is_not_looked_for_on_the_hub(encoder: Path, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("the network was touched")
+
+    (encoder.parent / "org").mkdir()
+    (encoder.parent / "org" / "encoder").symlink_to(encoder)
+    (encoder.parent / "org" / "file").write_text("no folder")
+    for place in ("huggingface_hub.snapshot_download", "socket.socket.connect", "socket.getaddrinfo"):
+        monkeypatch.setattr(place, refuse)
+    scorer = Embed(path=path)
+    if path == "org/file":
+        refused(lambda: scorer.inputs(encoder.parent), ModelError, f"encoder 'org/file' is not a folder ({encoder.parent}/org/file is a file); give a folder")
+        return
+    assert scorer.inputs(encoder.parent) == {"encoder": fingerprint(encoder)}
+    assert load(locate(path, None, encoder.parent)).encode(["w1 w2"]).isfinite().all()
 
 
 @pytest.mark.parametrize(("refresh", "asked"), [(True, [False]), (False, [True, False])])

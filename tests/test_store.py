@@ -1,5 +1,6 @@
 """Artifacts are whole or absent, found by content, and never trusted by name."""
 
+import fcntl
 import multiprocessing
 import os
 import signal
@@ -115,3 +116,31 @@ def test_a_lock_is_refused_while_held_and_free_when_its_holder_is_killed(tmp_pat
     holder.join(10)
     with locked(tmp_path / "run" / ".lock", wait=False):
         pass
+
+
+def test_a_lock_leaves_no_file_behind(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.build("stage", make_letters, fields={})
+    with pytest.raises(KeyError), locked(tmp_path / "run" / ".lock", wait=False):
+        raise KeyError
+    assert not list(tmp_path.rglob("*lock"))
+
+
+def test_a_lock_on_a_file_that_was_removed_meanwhile_is_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, flock, others = tmp_path / ".lock", fcntl.flock, list[int]()
+
+    def late(handle: int, kind: int) -> None:
+        """Between our opening and locking its file another process lets go of the lock, and a third takes it."""
+        if not others:
+            path.unlink()
+            others.append(os.open(path, os.O_RDWR | os.O_CREAT))
+            flock(others[0], fcntl.LOCK_EX)
+        flock(handle, kind)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with pytest.raises(ClusterError, match="in use by another curate process"), locked(path, wait=False):
+        pass
+    os.close(others[0])
+    with locked(path, wait=False):
+        assert path.exists()
+    assert not path.exists()

@@ -1,6 +1,9 @@
 """What the arms need of a feature decides what is computed: exact similarities, vectors of a settled width, or text without a model."""
 
 import json
+import re
+import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,7 @@ import pytest
 import torch
 
 from curate.features import map_tensors
+from curate.pipelines.state import load_state
 from curate.storage import stored_rows
 
 RECIPE = """
@@ -35,11 +39,11 @@ Run = Callable[..., int]
 def run(command_line: Callable[..., int], tiny: Path, tmp_path: Path) -> Run:
     torch.set_num_threads(1)
 
-    def go(feature: str, arm: str, until: str = "select") -> int:
+    def go(feature: str, arm: str, *changes: str, until: str = "select") -> int:
         recipe = tmp_path / "recipe.yaml"
         recipe.write_text(RECIPE.format(model=tiny, feature=feature, arm=arm))
         where = ["--store", tmp_path / "store", "--runs", tmp_path / "runs", "--workers", 1]
-        return command_line("run", recipe, *where, "--until", until)
+        return command_line("run", recipe, *changes, *where, "--until", until)
 
     return go
 
@@ -70,6 +74,93 @@ def test_the_rows_it_takes_are_those_of_a_wide_sketch(run: Run, tmp_path: Path) 
 
         taken.append(set(pq.read_table(tmp_path / "store" / key / "selection.parquet")["id"].to_pylist()))
     assert len(taken[0] & taken[1]) >= 8
+
+
+def test_the_similarity_of_features_that_differ_in_their_projection_alone_is_computed_once(run: Run, tmp_path: Path) -> None:
+    both = "{name: less, width: 32}, g: {name: less, width: 64, seed: 3, store: int8}"
+    assert run(both, ROUND_ROBIN + ", b: {vectors: g, selector: round_robin}") == 0
+    (feature,) = manifests(tmp_path, "features")
+    assert len(manifests(tmp_path, "state")) == 1
+    assert "width" not in feature["fields"]["scorer"]["of"] or feature["fields"]["scorer"]["of"]["width"] == "auto"
+    chosen = {row["arm"]: row["key"] for row in results(tmp_path)["selections"]}
+    assert chosen["a"] == chosen["b"]
+
+
+def test_the_fisher_is_measured_once_for_pilot_vectors_and_similarities(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from curate import fisher
+
+    fits, fit = [], fisher.fit
+    monkeypatch.setattr(fisher, "fit", lambda *given: fits.append(1) or fit(*given))
+    assert run("{name: influence, fisher_rows: 40}", FACILITY + ", b: {vectors: f, selector: round_robin}") == 0
+    assert len(fits) == 1
+    assert len(manifests(tmp_path, "pilot")) == 1 and len(manifests(tmp_path, "features")) == 3
+    within, exact = sorted(manifests(tmp_path, "state"), key=lambda state: "of" in state["fields"]["scorer"])
+    assert within["key"] in exact["inputs"]
+    for feature in manifests(tmp_path, "features"):
+        assert within["key"] in feature["inputs"]
+    assert run("{name: influence, fisher_rows: 40, width: 64}", FACILITY) == 0  # another width, another pilot, the same Fisher
+    assert len(fits) == 1 and len(manifests(tmp_path, "pilot")) == 2
+
+
+def test_each_of_nine_checkpoints_is_read_once_by_a_process(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import safetensors.torch
+
+    read, load = Counter[str](), safetensors.torch.load_file
+
+    def counting(path: str, **options: Any) -> Any:
+        read[str(Path(path).relative_to(tmp_path / "store")).partition("/")[2]] += 1
+        return load(path, **options)
+
+    monkeypatch.setattr(safetensors.torch, "load_file", counting)
+    assert run("less", ROUND_ROBIN, "warmup.epochs=9", "warmup.fraction=5%", until="score") == 0
+    of_checkpoints = {name: times for name, times in read.items() if name.startswith("checkpoint-")}
+    assert len(of_checkpoints) == 18  # weights and moments
+    assert set(of_checkpoints.values()) == {1}
+
+
+def test_the_columns_of_a_similarity_are_read_without_the_rest_of_its_state(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run("less", ROUND_ROBIN) == 0
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("a whole state was loaded")
+
+    load_state.cache_clear()
+    monkeypatch.setattr("safetensors.torch.load_file", refuse)
+    for finished in (*(tmp_path / "store").glob("selection-*"), tmp_path / "runs"):
+        shutil.rmtree(finished)
+    assert run("less", ROUND_ROBIN) == 0
+
+
+def test_target_rows_that_cannot_be_compared_with_are_refused_before_the_pool_is_scored(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from curate import gradient_features
+
+    block = gradient_features.target_block
+
+    def half(*given: Any) -> Any:
+        found, usable = block(*given)
+        usable[::2] = False
+        return found, usable
+
+    monkeypatch.setattr(gradient_features, "target_block", half)
+    assert run("less", ROUND_ROBIN) == 5
+    assert "feature f: 4 of 8 target rows gave no finite, non-zero direction" in capsys.readouterr().err
+    assert not list((tmp_path / "store").glob("features-*")) and not list((tmp_path / "store" / ".part").glob("features-*"))
+
+
+def test_memory_counts_the_sample_of_a_fisher_and_the_message_says_so(
+    run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exact = "{name: influence, curvature: woodbury, fisher_rows: 500}"
+    assert run(exact, ROUND_ROBIN, until="score") == 0
+    said = next(line for line in capsys.readouterr().err.splitlines() if "directions of 8 target rows" in line)
+    directions, sample = (float(number) for number in re.findall(r"([\d.]+) MiB", said))
+    assert sample == pytest.approx(directions * 120 / 8, rel=0.3)  # the pool has 120 rows; one digit is shown
+    assert "of memory, shared by all worker processes" in said
+    monkeypatch.setattr("curate.pipelines.features.EXACT_BYTES", int(2 * directions * 2**20))
+    assert run(exact, ROUND_ROBIN, until="score") == 2
+    assert "and the sample of its Fisher" in capsys.readouterr().err
 
 
 def test_where_the_target_does_not_fit_vectors_are_compared_and_the_report_says_so(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

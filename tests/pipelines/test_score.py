@@ -1,6 +1,7 @@
 """A row without usable numbers is set aside with its id and a reason, and its neighbours keep the numbers they had."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar, Literal
@@ -16,9 +17,10 @@ from curate.errors import ModelError, NumericError
 from curate.features import map_tensors, open_features, quarantined
 from curate.interfaces import Batch, Scorer, ScoringContext
 from curate.model import LanguageModel, ModelHandle
+from curate.pipelines import score as pipeline
 from curate.pipelines.score import SHARD_ROWS, Part, ShardTask, jobs_of, score, score_shard
 from curate.pipelines.session import Session
-from curate.pipelines.state import Inputs, prepare_state
+from curate.pipelines.state import Inputs, prepare_states
 from curate.rowwise import fault, score_rows
 from curate.store import Store, Workspace
 
@@ -88,9 +90,9 @@ def session_in(folder: Path) -> Session:
     return Session(Store(folder), InProcess(), folder, "cpu", lambda stage, label: None)
 
 
-def inputs(folder: Path, rows: int) -> Inputs:
+def inputs(folder: Path, rows: int, dtype: str = "bfloat16") -> Inputs:
     pool = Artifact("examples-0", folder, {"summary": {"used": rows}})
-    return Inputs(ModelHandle(folder, "in memory", "float32", 16), pool, pool, (), (), folder, "cpu")
+    return Inputs(ModelHandle(folder, "in memory", dtype, 16), pool, pool, (), (), folder, "cpu")
 
 
 def scored(scorer: Scorer, made: Examples, folder: Path, limit: float) -> Artifact:
@@ -99,7 +101,7 @@ def scored(scorer: Scorer, made: Examples, folder: Path, limit: float) -> Artifa
 
 
 def shard(scorer: Scorer, made: Examples, folder: Path) -> ShardTask:
-    return ShardTask((Part("margin", scorer, None, folder),), inputs(folder, len(made)), folder, "pool", 0, len(made))
+    return ShardTask((Part("margin", scorer, (None, None), folder),), inputs(folder, len(made)), folder, "pool", 0, len(made))
 
 
 def test_a_poisoned_row_keeps_its_nan_to_itself() -> None:
@@ -173,7 +175,7 @@ def test_a_shard_of_which_nothing_is_left_does_no_harm_to_the_others(hold: Any, 
 
 def test_as_many_bad_rows_as_the_limit_allows_pass_and_one_more_is_refused(hold: Any, tmp_path: Path) -> None:
     assert len(quarantined(scored(Difficulty(), hold(rows(20, {4: POISON})), tmp_path / "one", 0.05))) == 1
-    with pytest.raises(NumericError, match=r"2 of 20 rows .*first: row id-0004, not_finite.*the limit is 5\.0%"):
+    with pytest.raises(NumericError, match=r"2 of 20 rows of the pool .*first: row id-0004, not_finite.*the limit is 5\.0%"):
         scored(Difficulty(), hold(rows(20, {4: POISON, 9: POISON})), tmp_path / "two", 0.05)
 
 
@@ -186,6 +188,41 @@ def test_when_every_row_is_bad_the_error_says_what_is_allowed_and_what_to_do(sco
     assert "the limit is 1.0%" in said and "hygiene.quarantine_limit" in said and "model.dtype: float32" in said
     assert len(said.splitlines()) == 1
     assert not list(tmp_path.glob("features-*"))  # nothing that a later run could take for a result
+
+
+@pytest.mark.parametrize(("dtype", "advice"), [("bfloat16", "try model.dtype: float32, or"), ("float32", "look at the answers of such rows of the pool, or")])
+def test_the_advice_is_what_can_still_be_changed(dtype: str, advice: str, hold: Any, tmp_path: Path) -> None:
+    hold(rows(4, {0: POISON}))
+    session, given = session_in(tmp_path), inputs(tmp_path, 4, dtype)
+    with pytest.raises(NumericError, match=f"1 of 4 rows of the pool .*: {advice} raise hygiene.quarantine_limit$"):
+        score(session, jobs_of(session, {"margin": Difficulty()}, given), given, "pool", 0.0)
+    with pytest.raises(NumericError, match="1 of 4 rows of the target .*: look at what such rows of the target say"):
+        score(session, jobs_of(session, {"margin": Difficulty()}, given), replace(given, handle=None), "target", 0.0)
+
+
+class Ahead(InProcess):
+    """Has finished all tasks before the first result is looked at, as many workers might."""
+
+    def map(self, function: Any, items: Any, *, label: str = "") -> Any:
+        yield from list(super().map(function, items, label=label))
+
+
+@pytest.mark.parametrize(("cluster", "ahead"), [(InProcess(), []), (Ahead(), [2, 3])], ids=["one", "many"])
+def test_a_run_stops_at_the_shard_that_makes_it_hopeless_and_loses_nothing(
+    cluster: InProcess, ahead: list[int], hold: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count = 4 * SHARD_ROWS
+    hold(rows(count, dict.fromkeys(range(SHARD_ROWS, SHARD_ROWS + 12), POISON)))
+    given = inputs(tmp_path, count)
+    numbers_of, computed, session = pipeline._computed, list[int](), replace(session_in(tmp_path), cluster=cluster)
+    monkeypatch.setattr(pipeline, "_computed", lambda task, parts: computed.append(task.start // SHARD_ROWS) or numbers_of(task, parts))
+    first = f"12 of the first {2 * SHARD_ROWS} of {count} rows of the pool .*first: row id-0{SHARD_ROWS}, not_finite"
+    for _ in range(2):  # the message is the same where the shards are found
+        with pytest.raises(NumericError, match=first):
+            score(session, jobs_of(session, {"margin": Difficulty()}, given), given, "pool", 0.01)
+    assert computed == [0, 1, *ahead]
+    score(session, jobs_of(session, {"margin": Difficulty()}, given), given, "pool", 0.02)
+    assert computed == [0, 1, 2, 3]
 
 
 class Relative(Difficulty):
@@ -205,7 +242,7 @@ def test_a_scorer_that_prepares_gets_what_it_made_of_the_pool_from_the_store(hol
     plain = np.array([numbers(row)[0] for row in made])
     assert map_tensors(pool.path / "shard-000000.safetensors")["values"].tolist() == pytest.approx((plain - plain.mean()).tolist())
     session, given = session_in(tmp_path), inputs(tmp_path, len(made))
-    state = prepare_state(session, "margin", Relative(), given, 2048)
+    state = prepare_states(session, {"margin": Relative()}, given, 2048)["margin"].state
     assert state is not None and session.stages[0]["cached"]
     assert state.key in pool.manifest["inputs"]
 

@@ -5,7 +5,6 @@ import math
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -14,33 +13,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from curate.core import Row, Written
-from curate.errors import ConfigError, DataError
-from curate.interfaces import Batch, ScoringContext
 from curate.lexical import Hash, hashed_ngrams
 from curate.scorers.dsir import Dsir
-from curate.testing import check_scorer
-
-
-def row(*turns: tuple[str, str]) -> Row:
-    return Row(np.arange(3 + len(turns), dtype=np.int32), np.ones(3 + len(turns), bool), Written(turns))
-
-
-def plain(texts: Sequence[str]) -> list[Row]:
-    return [row(("", text)) for text in texts]
-
-
-def batch_of(rows: Sequence[Row]) -> Batch:
-    blank = torch.zeros((len(rows), 1))
-    return Batch(blank.long(), blank.bool(), blank.bool(), [one.content for one in rows])
-
-
-def scores(scorer: Dsir, pool: Sequence[Row], target: Sequence[Row], size: int = 3) -> torch.Tensor:
-    """(N,), prepared from and scored in batches of `size`."""
-    batches = [batch_of(pool[start : start + size]) for start in range(0, len(pool), size)]
-    context = ScoringContext(target=target)
-    context = replace(context, state=scorer.prepare(iter(batches), context))
-    return torch.cat([scorer.score(batch, context) for batch in batches])
+from tests.scorers.words import plain, row, scored
 
 
 def published_counts(text: str, buckets: int) -> NDArray[np.int64]:
@@ -78,7 +53,7 @@ def test_the_score_is_the_formula(method: Hash, smoothing: float, buckets: int, 
         return math.log(share(target, bucket, of_pool) / of_pool)
 
     wanted = [sum(c * log_ratio(bucket) for bucket, c in counted[text].items()) for text in pool]
-    found = scores(Dsir(buckets=buckets, smoothing=smoothing, hash=method, prior=prior), plain(pool), plain(target))
+    found = scored(Dsir(buckets=buckets, smoothing=smoothing, hash=method, prior=prior), plain(pool), plain(target))
     assert found.dtype == torch.float32
     assert found.tolist() == pytest.approx(wanted, rel=1e-5, abs=1e-6)
 
@@ -88,21 +63,21 @@ def test_without_smoothing_and_with_sha256_it_is_the_published_weight() -> None:
     p_pool, p_target = (counts / counts.sum() for counts in (sum(published_counts(text, 10_000) for text in texts) for texts in (pool, target)))
     log_diff = np.log(p_target + 1e-8) - np.log(p_pool + 1e-8)
     wanted = [float(np.inner(published_counts(text, 10_000), log_diff)) for text in pool]
-    assert scores(Dsir(smoothing=0, hash="sha256"), plain(pool), plain(target)).tolist() == pytest.approx(wanted, rel=1e-5)
+    assert scored(Dsir(smoothing=0, hash="sha256"), plain(pool), plain(target)).tolist() == pytest.approx(wanted, rel=1e-5)
 
 
 def test_an_unseen_word_costs_far_less_with_smoothing() -> None:
     pool, target = plain(["a b", "a zebra"]), plain(["a b"] * 20)  # "zebra" and "a zebra" are not in the target
-    smooth, floored = (scores(Dsir(smoothing=smoothing, prior="uniform"), pool, target)[1] for smoothing in (1.0, 0.0))
+    smooth, floored = (scored(Dsir(smoothing=smoothing, prior="uniform"), pool, target)[1] for smoothing in (1.0, 0.0))
     assert float(floored) == pytest.approx(2 * math.log(1e-8 / (1 / 6)), rel=1e-5)
     assert float(smooth) == pytest.approx(math.log(21 / 10_060 / (3 / 10_006)) + 2 * math.log(1 / 10_060 / (2 / 10_006)), rel=1e-5)
 
 
 def test_a_small_target_does_not_outrank_by_length() -> None:
     pool = plain(["x y z", "a b", "p q r s t u v w x y z p q r s t a b c d"])  # the last holds the target's words among many others
-    short, related, long = scores(Dsir(), pool, plain(["a b c d"])).tolist()
+    short, related, long = scored(Dsir(), pool, plain(["a b c d"])).tolist()
     assert related > long > short
-    short, _, long = scores(Dsir(prior="uniform"), pool, plain(["a b c d"])).tolist()
+    short, _, long = scored(Dsir(prior="uniform"), pool, plain(["a b c d"])).tolist()
     assert short > long
 
 
@@ -111,61 +86,29 @@ def test_a_small_target_does_not_outrank_by_length() -> None:
 @pytest.mark.parametrize("per_token", [False, True])
 def test_a_target_like_the_pool_gives_every_row_zero(method: Hash, smoothing: float, per_token: bool) -> None:
     pool = plain(drawn(20, seed=5))
-    assert scores(Dsir(hash=method, smoothing=smoothing, per_token=per_token), pool, pool[::-1]).tolist() == [0] * 20
+    assert scored(Dsir(hash=method, smoothing=smoothing, per_token=per_token), pool, pool[::-1]).tolist() == [0] * 20
 
 
 def test_per_token_divides_by_the_tokens() -> None:
     pool, target = drawn(20, seed=6), plain(drawn(5, seed=7, power=1))
     tokens = torch.tensor([len(re.findall(r"\w+|[^\w\s]+", text)) for text in pool])
-    total, mean = (scores(Dsir(per_token=per_token), plain(pool), target) for per_token in (False, True))
+    total, mean = (scored(Dsir(per_token=per_token), plain(pool), target) for per_token in (False, True))
     assert (mean * tokens).tolist() == pytest.approx(total.tolist(), rel=1e-5)
     assert len(set(tokens.tolist())) > 5
 
 
 def test_the_whole_conversation_is_read() -> None:
     pool = [row(("user", "a"), ("assistant", "b")), row(("user", "a"), ("assistant", "c")), row(("user", "d"), ("assistant", "b"))]
-    found = scores(Dsir(smoothing=0), pool, [row(("user", "a"), ("assistant", "b"))])
+    found = scored(Dsir(smoothing=0), pool, [row(("user", "a"), ("assistant", "b"))])
     assert found[0] > 0 > found[1:].max()
 
 
 @pytest.mark.parametrize("per_token", [False, True])
 def test_a_row_without_a_token_gives_nan_and_changes_no_other(per_token: bool) -> None:
     texts, target, scorer = drawn(8, seed=8), plain(drawn(4, seed=9)), Dsir(per_token=per_token)
-    found = scores(scorer, [*plain(texts[:4]), row(), *plain([" "]), *plain(texts[4:])], [*target, row()])
+    found = scored(scorer, [*plain(texts[:4]), row(), *plain([" "]), *plain(texts[4:])], [*target, row()])
     assert found.isnan().nonzero().flatten().tolist() == [4, 5]
-    assert torch.equal(found[[0, 1, 2, 3, 6, 7, 8, 9]], scores(scorer, plain(texts), target))
-
-
-@pytest.mark.parametrize("method", ["fast", "sha256"])
-def test_any_batch_and_order_gives_the_same_bits(method: Hash) -> None:
-    pool, target = plain(drawn(30, seed=10)), plain(drawn(6, seed=11, power=1))
-    together = scores(Dsir(hash=method), pool, target, size=30)
-    assert torch.equal(scores(Dsir(hash=method), pool, target, size=1), together)
-    assert torch.equal(scores(Dsir(hash=method), pool[::-1], target, size=7).flip(0), together)
-
-
-def test_a_stored_state_gives_the_same_bits() -> None:
-    batch = batch_of(plain(drawn(9, seed=12)))
-    context = ScoringContext(target=plain(drawn(3, seed=13)))
-    state = Dsir().prepare([batch], context)
-    stored = {name: torch.from_numpy(value) for name, value in state.items()}
-    assert torch.equal(Dsir().score(batch, replace(context, state=stored)), Dsir().score(batch, replace(context, state=state)))
-
-
-def test_the_scorer_keeps_its_contract(base: ScoringContext) -> None:
-    rows = [row(*[("user", text)] * repeats) for repeats, text in enumerate(["an apple a day", "a pear", "day and night"], start=1)]
-    check_scorer(Dsir(), replace(base, target=plain(["an apple", "the day and a night"])), rows)
-
-
-@pytest.mark.parametrize(("pool", "target", "blamed"), [(["a"], [" "], "target"), (["a"], [], "target"), ([""], ["a"], "pool"), ([], ["a"], "pool")])
-def test_texts_without_a_token_are_refused(pool: list[str], target: list[str], blamed: str) -> None:
-    with pytest.raises(DataError, match=rf"no row of the {blamed} has text to count[^\n]*$"):
-        scores(Dsir(), plain(pool), plain(target))
-
-
-def test_scoring_unprepared_is_refused() -> None:
-    with pytest.raises(ConfigError, match="none were prepared"):
-        Dsir().score(batch_of(plain(["a"])), ScoringContext(target=plain(["a"])))
+    assert torch.equal(found[[0, 1, 2, 3, 6, 7, 8, 9]], scored(scorer, plain(texts), target))
 
 
 @pytest.mark.real
@@ -178,5 +121,5 @@ def test_real_arithmetic_outranks_instructions_for_an_arithmetic_target(shared: 
     test = pd.read_parquet(data / "targets" / "gsm8k-test.parquet").head(100)
     pool = [f"{question}\n{answer}" for frame in (gsm8k, alpaca) for question, answer in zip(frame.iloc[:, 0], frame.iloc[:, -1], strict=True)]
     target = plain([f"{question}\n{answer}" for question, answer in zip(test.question, test.answer, strict=True)])
-    found = scores(Dsir(per_token=True), plain(pool), target, size=50).numpy()
+    found = scored(Dsir(per_token=True), plain(pool), target, size=50).numpy()
     assert np.mean(found[:300, None] > found[None, 300:]) > 0.95  # how often an arithmetic row lies above another
