@@ -94,6 +94,7 @@ class Features:
     similarity: Any = None  # (N, M), array-like
     groups: Strings = field(default_factory=lambda: np.zeros(0, np.str_))
     supervised: Integers = field(default_factory=lambda: np.zeros(0, np.int64))
+    content: Sequence[Content] | None = None  # what the rows say, for selectors that read text
 
     @classmethod
     def from_arrays(
@@ -106,13 +107,14 @@ class Features:
         groups: Sequence[str] | None = None,
         similarity: ArrayLike | None = None,
         supervised: ArrayLike | None = None,
+        content: Sequence[Content] | None = None,
     ) -> Self:
         """Features from arrays in memory; ids default to the row number, lengths to one token, groups to one group."""
         arrays = {"vectors": vectors, "scores": scores, "similarity": similarity}
         given = {name: np.asarray(value) for name, value in arrays.items() if value is not None}
-        known = [len(value) for value in (*given.values(), ids, lengths, groups) if value is not None]  # type: ignore[arg-type]
+        known = [len(value) for value in (*given.values(), ids, lengths, groups, content) if value is not None]  # type: ignore[arg-type]
         if not known:
-            raise DataError("Features need at least one of vectors, scores, similarity, ids, lengths or groups")
+            raise DataError("Features need at least one of vectors, scores, similarity, ids, lengths, groups or content")
         n = known[0]
         width = max(1, len(str(max(n - 1, 0))))
         made = cls(
@@ -120,6 +122,7 @@ class Features:
             lengths=np.ones(n, np.int64) if lengths is None else np.asarray(lengths).astype(np.int64),
             groups=np.full(n, "all") if groups is None else np.asarray(groups, np.str_),
             supervised=np.asarray(supervised if supervised is not None else (lengths if lengths is not None else np.ones(n))).astype(np.int64),
+            content=content,
             **given,
         )
         made.check()
@@ -131,7 +134,7 @@ class Features:
     def check(self) -> None:
         """Refuse misaligned arrays, repeated ids and numbers that are not finite; one pass over the rows."""
         n = len(self)
-        for name in ("lengths", "vectors", "scores", "similarity", "groups", "supervised"):
+        for name in ("lengths", "vectors", "scores", "similarity", "groups", "supervised", "content"):
             value = getattr(self, name)
             if value is not None and len(value) != n:
                 raise DataError(f"features: {name} has {len(value)} rows but there are {n} ids; give one per row")
@@ -228,6 +231,7 @@ class Selection:
     gains: Floats | None = None  # (K,) what each row added when it was taken
     certificate: Certificate | None = None
     prefix_consistent: bool = True  # a smaller budget gives a prefix of this order
+    curves: Mapping[str, Floats] = field(default_factory=dict)  # numbers over a method's own steps, by name, that a report draws
 
     @classmethod
     def of(cls, indices: ArrayLike, *, weights: ArrayLike | None = None, **rest: Any) -> Self:

@@ -19,7 +19,8 @@ def by_id(features: Features) -> tuple[Integers, Features]:
     if len(ids) < 2 or bool((ids[:-1] < ids[1:]).all()):
         return np.arange(len(ids)), features
     order = np.argsort(ids, kind="stable")
-    return order, replace(features, **{name: _at(getattr(features, name), order) for name in _ALIGNED})
+    said = None if features.content is None else [features.content[row] for row in order]
+    return order, replace(features, content=said, **{name: _at(getattr(features, name), order) for name in _ALIGNED})
 
 
 _ALIGNED = ("ids", "lengths", "vectors", "scores", "similarity", "groups", "supervised")
