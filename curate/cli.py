@@ -143,10 +143,17 @@ def export(
 
 @app.command()
 def verify(run: Annotated[str, typer.Argument(metavar="RUN")], store: StoreFolder = Path("store"), runs: Runs = Path("runs")) -> None:
-    """Check a run offline, changing nothing: every file's hash, and that no row was lost on the way."""
+    """Check a run offline, changing nothing: every file's hash, that no row was lost on the way, and every certificate, from the features."""
+    from curate.pipelines.certify import certify_run
     from curate.pipelines.check import check
 
     print(f"{run}: {check(runs / run, store)} artifacts intact, all rows accounted for")
+    found = certify_run(runs / run, store)
+    print(f"certificates: {len(found.equal)} of {len(found.equal) + len(found.without)} selections have one; recomputed from the features, all are as claimed")
+    if found.without:
+        print(f"  none is claimed by {', '.join(sorted(set(found.without.values())))}: these sample, or follow a rule that has no objective")
+    if found.other_version:
+        print(f"  not compared, since the selector has another version now: {', '.join(found.other_version)}")
 
 
 @app.command("list")

@@ -161,12 +161,15 @@ class Budget(Config):
 
     amount: float = Field(ge=0, description="How many of the unit; a fraction lies in [0, 1].")
     unit: Unit = "rows"
+    elbow: bool = Field(default=False, description="Stop earlier, at the elbow of the gains, where the method has one.")
 
     @classmethod
     def parse(cls, text: "str | int | Budget") -> "Budget":
-        """`1000`, `"5%"`, `"2M tokens"`, `"300k supervised_tokens"`, `"64 rows"`."""
+        """`1000`, `"5%"`, `"2M tokens"`, `"300k supervised_tokens"`, `"64 rows"`; `"elbow"` and `"elbow 5%"` end where gains level off."""
         if isinstance(text, Budget):
             return text
+        if isinstance(text, str) and text.split()[:1] == ["elbow"]:
+            return cls.parse(" ".join(text.split()[1:]) or "100%").model_copy(update={"elbow": True})
         match = _AMOUNT.fullmatch(str(text).strip()) if isinstance(text, str | int) and not isinstance(text, bool) else None
         unit = match["unit"] or "rows" if match else ""
         odd_share = match and match["percent"] and (unit != "rows" or match["suffix"])
@@ -180,17 +183,14 @@ class Budget(Config):
         return cls(amount=float(amount), unit="rows" if unit == "row" else unit)  # type: ignore[arg-type]
 
     def __str__(self) -> str:
-        if self.unit == "fraction":
-            return f"{self.amount * 100:g}%"
         number = f"{self.amount:.0f}" if self.amount == int(self.amount) else f"{self.amount:g}"
-        return number if self.unit == "rows" else f"{number} {self.unit}"
+        size = {"fraction": f"{self.amount * 100:g}%", "rows": number}.get(self.unit, f"{number} {self.unit}")
+        return f"elbow {size}" if self.elbow else size
 
     def costs(self, pool: Features) -> tuple[Integers, int]:
         """What each row costs (N,), and the capacity that a selection must not exceed."""
-        if self.unit == "tokens":
-            return pool.lengths, int(self.amount)
-        if self.unit == "supervised_tokens":
-            return pool.supervised, int(self.amount)
+        if self.unit not in ("rows", "fraction"):
+            return (pool.lengths if self.unit == "tokens" else pool.supervised), int(self.amount)
         share = Fraction(str(self.amount)) * len(pool) if self.unit == "fraction" else Fraction(str(self.amount))
         return np.ones(len(pool), np.int64), min(int(share), len(pool))
 

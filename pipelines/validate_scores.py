@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curate import __version__
+from curate.arm import Arm
 from curate.cluster import cluster_of
 from curate.core import Budget, Config, Examples, Floats, Integers
 from curate.data.examples import opened
@@ -27,7 +28,7 @@ from curate.pipelines.retrain import LOSSES, Retraining, retrain
 from curate.pipelines.session import Session
 from curate.progress import Progress
 from curate.randomness import draw, row_keys
-from curate.recipe import Arm, Recipe, Runtime
+from curate.recipe import Recipe, Runtime
 from curate.similarity import similarity
 from curate.store import Store, atomic_write, locked, read_json
 from curate.strict_yaml import nearest

@@ -8,12 +8,12 @@ import numpy as np
 
 from curate.core import Budget, Certificate, Features, Selection
 from curate.interfaces import Context, Selector
+from curate.order import subset
 from curate.testing.component import require
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-_ALIGNED = ("ids", "lengths", "vectors", "scores", "similarity", "groups", "supervised")
 _CLOSE = 1e-6
 
 
@@ -41,14 +41,6 @@ class OnDisk:
 
     def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
         return self._values.astype(dtype or self.dtype)
-
-
-def take(features: Features, rows: Any) -> Features:
-    """The features of these rows, in this order."""
-    held = {name: getattr(features, name) for name in _ALIGNED}
-    moved: dict[str, Any] = {name: None if value is None else np.asarray(value)[rows] for name, value in held.items()}
-    said = None if features.content is None else [features.content[row] for row in np.arange(len(features))[rows]]
-    return replace(features, content=said, **moved)
 
 
 def same(pool: Features, one: Selection, other_pool: Features, other: Selection) -> bool:
@@ -93,7 +85,7 @@ def _check_bound(selector: Selector, certificate: Certificate) -> None:
 def _check_copies(selector: Selector, pool: Features, target: Features) -> None:
     half = len(pool) // 2
     ones = np.ones(2 * half, np.int64)
-    twice = replace(take(pool, np.tile(np.arange(half), 2)), ids=pool.ids[: 2 * half], lengths=ones, supervised=ones)
+    twice = replace(subset(pool, np.tile(np.arange(half), 2)), ids=pool.ids[: 2 * half], lengths=ones, supervised=ones)
     for rows in (half // 2, half):
         kept = selector.select(twice, Budget(amount=float(rows)), target=target, context=Context(seed=5)).indices % half
         require(len(np.unique(kept)) == rows, f"{selector.name}: takes a copy of a kept row while different rows are left")

@@ -8,8 +8,9 @@ import numpy as np
 from curate.core import Budget, Features, Selection, Unit, Written
 from curate.errors import CurateError
 from curate.interfaces import Context, Selector
+from curate.order import subset
 from curate.testing.component import Nonconforming, check_identity, require
-from curate.testing.selection import check_promises, same, take
+from curate.testing.selection import check_promises, same
 
 _ARRAYS = ("ids", "lengths", "vectors", "scores", "similarity", "groups", "supervised")
 
@@ -97,7 +98,7 @@ def _check_determinism(selector: Selector, pool: Features, target: Features) -> 
             require(same(pool, once, pool, other), f"{selector.name}: says that it is not seeded, but another seed gives other rows")
         twin = type(selector).model_validate(selector.model_dump()).select(pool, budget, target=target, context=Context(seed=5))
         require(same(pool, once, pool, twin), f"{selector.name}: an instance with equal fields gives different rows")
-        shuffled, goals = take(pool, rng.permutation(len(pool))), take(target, rng.permutation(len(target)))
+        shuffled, goals = subset(pool, rng.permutation(len(pool))), subset(target, rng.permutation(len(target)))
         moved = selector.select(shuffled, budget, target=goals, context=Context(seed=5))
         require(same(pool, once, shuffled, moved), f"{selector.name}: another order of the pool or target gives other rows")
 
@@ -109,13 +110,13 @@ def _check_edges(selector: Selector, pool: Features, target: Features) -> None:
         require(len(kept) == min(amount, n), f"{selector.name}: keeps {len(kept)} rows of {n} for a budget of {amount}")
     nothing = selector.select(pool, Budget(amount=0.0, unit="tokens"), target=target)
     require(len(nothing) == 0, f"{selector.name}: keeps rows for a budget of no tokens")
-    _full(selector, take(pool, np.asarray([3])), Budget(amount=1.0), target)
-    _full(selector, pool, Budget(amount=6.0), take(target, np.asarray([0])))
+    _full(selector, subset(pool, np.asarray([3])), Budget(amount=1.0), target)
+    _full(selector, pool, Budget(amount=6.0), subset(target, np.asarray([0])))
     rows = np.arange(n)
     equal = replace(pool, scores=np.ones(n), vectors=None if pool.vectors is None else np.asarray(pool.vectors)[np.zeros(n, np.int64)])
     kept = _full(selector, equal, Budget(amount=6.0), target)
-    back = selector.select(take(equal, rows[::-1]), Budget(amount=6.0), target=target)
-    require(same(equal, kept, take(equal, rows[::-1]), back), f"{selector.name}: ties between equal rows are not settled by id")
+    back = selector.select(subset(equal, rows[::-1]), Budget(amount=6.0), target=target)
+    require(same(equal, kept, subset(equal, rows[::-1]), back), f"{selector.name}: ties between equal rows are not settled by id")
 
 
 def _check_refusals(selector: Selector, pool: Features, target: Features) -> None:
