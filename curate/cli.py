@@ -157,19 +157,19 @@ def verify(run: Annotated[str, typer.Argument(metavar="RUN")], store: StoreFolde
 
 
 @app.command("list")
-def list_methods(kind: Annotated[Literal["scorers", "selectors", "tasks"] | None, typer.Argument(metavar="[scorers|selectors|tasks]")] = None) -> None:
-    """The methods there are, with a line on each."""
-    from curate.registry import Kind, load, names
+def list_methods(
+    kind: Annotated[Literal["scorers", "selectors", "tasks"] | None, typer.Argument(metavar="[scorers|selectors|tasks]")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="One method, for all that it says of itself.")] = None,
+) -> None:
+    """The methods there are, with a line on each; with NAME, one method's formula, guarantee, cost and fields."""
+    from rich.console import Console
 
-    kinds: tuple[Kind, ...] = (kind,) if kind else ("scorers", "selectors", "tasks")
-    for one in kinds:
-        print(one)
-        for name in names(one):
-            method = load(one, name)
-            print(f"  {name:<20}{(method.__doc__ or '').strip().splitlines()[0]}")
-            for field, info in method.model_fields.items():
-                if field != "name":
-                    print(f"      {field} = {info.default!r}" + (f"  {info.description}" if info.description else ""))
+    from curate.listing import KINDS, print_method, print_methods
+
+    if kind and name:
+        print_method(kind, name, Console())
+        return
+    print_methods((kind,) if kind else KINDS, Console())
 
 
 @app.command()

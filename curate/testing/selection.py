@@ -58,6 +58,11 @@ def check_promises(selector: Selector, pool: Features, target: Features) -> None
         arrays: dict[str, Any] = {name: OnDisk(getattr(pool, name)) for name in ("vectors", "similarity") if getattr(pool, name) is not None}
         stored = selector.select(replace(pool, **arrays), budget, target=target, context=Context(seed=5))
         require(same(pool, kept, pool, stored), f"{selector.name}: features on disk give other rows than the same features in memory")
+    if selector.diminishing:
+        gains = selector.select(pool, Budget(amount=12), target=target, context=Context(seed=5)).gains
+        require(gains is not None, f"{selector.name}: calls its gains diminishing, but gives none")
+        rise = float(np.diff(np.asarray(gains)).max(initial=0.0))
+        require(rise <= _CLOSE, f"{selector.name}: calls its gains diminishing, but one rises by {rise:.3g}")
     if selector.diverse:
         _check_copies(selector, pool, target)
 
