@@ -95,6 +95,7 @@ class Features:
     groups: Strings = field(default_factory=lambda: np.zeros(0, np.str_))
     supervised: Integers = field(default_factory=lambda: np.zeros(0, np.int64))
     content: Sequence[Content] | None = None  # what the rows say, for selectors that read text
+    metric: Literal["cosine", "inner"] = "cosine"  # how the vectors are meant to be compared
 
     @classmethod
     def from_arrays(
@@ -111,8 +112,8 @@ class Features:
     ) -> Self:
         """Features from arrays in memory; ids default to the row number, lengths to one token, groups to one group."""
         arrays = {"vectors": vectors, "scores": scores, "similarity": similarity}
-        given = {name: np.asarray(value) for name, value in arrays.items() if value is not None}
-        known = [len(value) for value in (*given.values(), ids, lengths, groups, content) if value is not None]  # type: ignore[arg-type]
+        given: dict[str, Any] = {name: np.asarray(value) for name, value in arrays.items() if value is not None}
+        known = [len(value) for value in (*given.values(), ids, lengths, groups, content) if value is not None]
         if not known:
             raise DataError("Features need at least one of vectors, scores, similarity, ids, lengths, groups or content")
         n = known[0]
