@@ -57,6 +57,7 @@ class Context:
     device: str = "cpu"
     cluster: Cluster = field(default_factory=Serial)
     journal: Journal | None = None
+    folder: Path = Path()  # that relative paths in a method's fields start from
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,6 @@ class ScoringContext(Context):
     role: Literal["pool", "target"] = "pool"
     target: Sequence[Row] = ()  # (M,) the target's rows in the order of their ids
     state: State | None = None  # what `prepare` returned
-    folder: Path = Path()  # that relative paths in the scorer's fields start from
 
 
 @dataclass(frozen=True)
@@ -142,6 +142,10 @@ class Selector(Component):
     @abstractmethod
     def select(self, pool: Features, budget: Budget, *, target: Features | None = None, context: Context = Context()) -> Selection:
         """Distinct rows of the pool, best first, within the budget."""
+
+    def inputs(self, folder: Path) -> Mapping[str, str]:
+        """Hashes of files, beyond features and target, that decide its rows; an error that says which one is not to be had."""
+        return {}
 
     def certify(self, pool: Features, budget: Budget, rows: Integers, *, target: Features | None = None, context: Context = Context()) -> Certificate | None:
         """The certificate of these rows (K,), in the order they were taken, from the features alone; None where the method proves nothing.

@@ -89,6 +89,7 @@ def _select(session: Session, recipe: Recipe, chosen: tuple[str, Arm, Budget, in
         vectors=compared.vectors if compared and not similarity else None,
         scores=features[arm.scores].scores if arm.scores else None,
         similarity=similarity,
+        metric=getattr(compared.scorer, "metric", "cosine") if compared else "cosine",
     )
     spend = budget if name in recipe.arms else budget.model_copy(update={"elbow": False})  # random has no gains: it spends the whole budget
     return Chosen(name, budget, seed, select(session, name, arm, spend, seed, given))

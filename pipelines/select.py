@@ -1,8 +1,8 @@
 """Select: each arm's rows at each budget, validated before they are stored."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 
@@ -27,6 +27,7 @@ class Given:
     vectors: tuple[Artifact, Artifact] | None = None
     scores: Artifact | None = None
     similarity: tuple[Artifact, Integers] | None = None
+    metric: Literal["cosine", "inner"] = "cosine"  # how the vectors are meant to be compared
 
     def keys(self) -> list[str]:
         """Of all of them, pool and target first."""
@@ -37,7 +38,7 @@ class Given:
         """The pool's rows that have all numbers, their positions in the pool, and the target."""
         compared = self.similarity[0] if self.similarity else None
         pool, kept = open_features(opened(self.pool.path), self.vectors[0] if self.vectors else None, self.scores, compared)
-        target = opened(self.target.path)
+        pool, target = replace(pool, metric=self.metric), opened(self.target.path)
         if self.vectors:
             return pool, kept, open_features(target, self.vectors[1])[0]
         return pool, kept, features_of(target, self.similarity[1]) if self.similarity else None
@@ -51,6 +52,7 @@ class Given:
             "vectors": [artifact.key for artifact in self.vectors] if self.vectors else None,
             "scores": self.scores.key if self.scores else None,
             "similarity": compared,
+            "metric": self.metric,
         }
 
 
@@ -70,6 +72,7 @@ def recorded(store: Store, record: Mapping[str, Any]) -> Given:
         (find(vectors[0]), find(vectors[1])) if vectors else None,
         find(record["scores"]) if record["scores"] else None,
         (find(similarity["key"]), np.asarray(similarity["columns"], np.int64)) if similarity else None,
+        record["metric"],
     )
 
 
@@ -80,13 +83,14 @@ def select(session: Session, name: str, arm: Arm, budget: Budget, seed: int, giv
     def make(workspace: Workspace) -> Mapping[str, Any]:
         features, kept, target = given.features()
         check_budget(budget, features, f"arm {name}")
-        context = Context(seed=used, device=session.device, journal=JournalFile(workspace.path / "decisions.jsonl"))
+        context = Context(seed=used, device=session.device, journal=JournalFile(workspace.path / "decisions.jsonl"), folder=session.folder)
         chosen = compose(arm.selector, features, budget, rules=arm.rules, filters=arm.filters, target=target, context=context)
         chosen.validate(features, budget)
         workspace.write("selection.parquet", selection_bytes(chosen, features, kept))
         return {**describe(chosen, features), "given": given.record()}
 
-    fields = {**arm.fields(), "budget": str(budget), "seed": used}
+    files = {selector.name: dict(found) for selector in arm.selectors if (found := selector.inputs(session.folder))}
+    fields = {**arm.fields(), "budget": str(budget), "seed": used, **({"files": files} if files else {})}
     return session.build("selection", f"{name} {budget} seed {seed}", make, fields=fields, inputs=given.keys(), version=arm.selector.version)
 
 
