@@ -143,26 +143,33 @@ def export(
 
 @app.command()
 def verify(run: Annotated[str, typer.Argument(metavar="RUN")], store: StoreFolder = Path("store"), runs: Runs = Path("runs")) -> None:
-    """Check a run offline, changing nothing: every file's hash, and that no row was lost on the way."""
+    """Check a run offline, changing nothing: every file's hash, that no row was lost on the way, and every certificate, from the features."""
+    from curate.pipelines.certify import certify_run
     from curate.pipelines.check import check
 
     print(f"{run}: {check(runs / run, store)} artifacts intact, all rows accounted for")
+    found = certify_run(runs / run, store)
+    print(f"certificates: {len(found.equal)} of {len(found.equal) + len(found.without)} selections have one; recomputed from the features, all are as claimed")
+    if found.without:
+        print(f"  none is claimed by {', '.join(sorted(set(found.without.values())))}: these sample, or follow a rule that has no objective")
+    if found.other_version:
+        print(f"  not compared, since the selector has another version now: {', '.join(found.other_version)}")
 
 
 @app.command("list")
-def list_methods(kind: Annotated[Literal["scorers", "selectors", "tasks"] | None, typer.Argument(metavar="[scorers|selectors|tasks]")] = None) -> None:
-    """The methods there are, with a line on each."""
-    from curate.registry import Kind, load, names
+def list_methods(
+    kind: Annotated[Literal["scorers", "selectors", "tasks"] | None, typer.Argument(metavar="[scorers|selectors|tasks]")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="One method, for all that it says of itself.")] = None,
+) -> None:
+    """The methods there are, with a line on each; with NAME, one method's formula, guarantee, cost and fields."""
+    from rich.console import Console
 
-    kinds: tuple[Kind, ...] = (kind,) if kind else ("scorers", "selectors", "tasks")
-    for one in kinds:
-        print(one)
-        for name in names(one):
-            method = load(one, name)
-            print(f"  {name:<20}{(method.__doc__ or '').strip().splitlines()[0]}")
-            for field, info in method.model_fields.items():
-                if field != "name":
-                    print(f"      {field} = {info.default!r}" + (f"  {info.description}" if info.description else ""))
+    from curate.listing import KINDS, print_method, print_methods
+
+    if kind and name:
+        print_method(kind, name, Console())
+        return
+    print_methods((kind,) if kind else KINDS, Console())
 
 
 @app.command()

@@ -94,6 +94,8 @@ class Features:
     similarity: Any = None  # (N, M), array-like
     groups: Strings = field(default_factory=lambda: np.zeros(0, np.str_))
     supervised: Integers = field(default_factory=lambda: np.zeros(0, np.int64))
+    content: Sequence[Content] | None = None  # what the rows say, for selectors that read text
+    metric: Literal["cosine", "inner"] = "cosine"  # how the vectors are meant to be compared
 
     @classmethod
     def from_arrays(
@@ -106,13 +108,14 @@ class Features:
         groups: Sequence[str] | None = None,
         similarity: ArrayLike | None = None,
         supervised: ArrayLike | None = None,
+        content: Sequence[Content] | None = None,
     ) -> Self:
         """Features from arrays in memory; ids default to the row number, lengths to one token, groups to one group."""
         arrays = {"vectors": vectors, "scores": scores, "similarity": similarity}
-        given = {name: np.asarray(value) for name, value in arrays.items() if value is not None}
-        known = [len(value) for value in (*given.values(), ids, lengths, groups) if value is not None]  # type: ignore[arg-type]
+        given: dict[str, Any] = {name: np.asarray(value) for name, value in arrays.items() if value is not None}
+        known = [len(value) for value in (*given.values(), ids, lengths, groups, content) if value is not None]
         if not known:
-            raise DataError("Features need at least one of vectors, scores, similarity, ids, lengths or groups")
+            raise DataError("Features need at least one of vectors, scores, similarity, ids, lengths, groups or content")
         n = known[0]
         width = max(1, len(str(max(n - 1, 0))))
         made = cls(
@@ -120,6 +123,7 @@ class Features:
             lengths=np.ones(n, np.int64) if lengths is None else np.asarray(lengths).astype(np.int64),
             groups=np.full(n, "all") if groups is None else np.asarray(groups, np.str_),
             supervised=np.asarray(supervised if supervised is not None else (lengths if lengths is not None else np.ones(n))).astype(np.int64),
+            content=content,
             **given,
         )
         made.check()
@@ -131,7 +135,7 @@ class Features:
     def check(self) -> None:
         """Refuse misaligned arrays, repeated ids and numbers that are not finite; one pass over the rows."""
         n = len(self)
-        for name in ("lengths", "vectors", "scores", "similarity", "groups", "supervised"):
+        for name in ("lengths", "vectors", "scores", "similarity", "groups", "supervised", "content"):
             value = getattr(self, name)
             if value is not None and len(value) != n:
                 raise DataError(f"features: {name} has {len(value)} rows but there are {n} ids; give one per row")
@@ -158,12 +162,15 @@ class Budget(Config):
 
     amount: float = Field(ge=0, description="How many of the unit; a fraction lies in [0, 1].")
     unit: Unit = "rows"
+    elbow: bool = Field(default=False, description="Stop earlier, at the elbow of the gains, where the method has one.")
 
     @classmethod
     def parse(cls, text: "str | int | Budget") -> "Budget":
-        """`1000`, `"5%"`, `"2M tokens"`, `"300k supervised_tokens"`, `"64 rows"`."""
+        """`1000`, `"5%"`, `"2M tokens"`, `"300k supervised_tokens"`, `"64 rows"`; `"elbow"` and `"elbow 5%"` end where gains level off."""
         if isinstance(text, Budget):
             return text
+        if isinstance(text, str) and text.split()[:1] == ["elbow"]:
+            return cls.parse(" ".join(text.split()[1:]) or "100%").model_copy(update={"elbow": True})
         match = _AMOUNT.fullmatch(str(text).strip()) if isinstance(text, str | int) and not isinstance(text, bool) else None
         unit = match["unit"] or "rows" if match else ""
         odd_share = match and match["percent"] and (unit != "rows" or match["suffix"])
@@ -177,17 +184,14 @@ class Budget(Config):
         return cls(amount=float(amount), unit="rows" if unit == "row" else unit)  # type: ignore[arg-type]
 
     def __str__(self) -> str:
-        if self.unit == "fraction":
-            return f"{self.amount * 100:g}%"
         number = f"{self.amount:.0f}" if self.amount == int(self.amount) else f"{self.amount:g}"
-        return number if self.unit == "rows" else f"{number} {self.unit}"
+        size = {"fraction": f"{self.amount * 100:g}%", "rows": number}.get(self.unit, f"{number} {self.unit}")
+        return f"elbow {size}" if self.elbow else size
 
     def costs(self, pool: Features) -> tuple[Integers, int]:
         """What each row costs (N,), and the capacity that a selection must not exceed."""
-        if self.unit == "tokens":
-            return pool.lengths, int(self.amount)
-        if self.unit == "supervised_tokens":
-            return pool.supervised, int(self.amount)
+        if self.unit not in ("rows", "fraction"):
+            return (pool.lengths if self.unit == "tokens" else pool.supervised), int(self.amount)
         share = Fraction(str(self.amount)) * len(pool) if self.unit == "fraction" else Fraction(str(self.amount))
         return np.ones(len(pool), np.int64), min(int(share), len(pool))
 
@@ -228,6 +232,7 @@ class Selection:
     gains: Floats | None = None  # (K,) what each row added when it was taken
     certificate: Certificate | None = None
     prefix_consistent: bool = True  # a smaller budget gives a prefix of this order
+    curves: Mapping[str, Floats] = field(default_factory=dict)  # numbers over a method's own steps, by name, that a report draws
 
     @classmethod
     def of(cls, indices: ArrayLike, *, weights: ArrayLike | None = None, **rest: Any) -> Self:

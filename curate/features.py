@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from curate.core import Artifact, Examples, Features, Integers
+from curate.core import Artifact, Content, Examples, Features, Integers
 from curate.errors import DataError, IntegrityError
 from curate.storage import Stored, encode, stored_rows
 from curate.store import read_json
@@ -137,10 +137,35 @@ def open_features(
     arrays: dict[str, Any] = {name: values.take(np.searchsorted(rows, kept)) for name, (rows, values) in opened.items()}
     if "scores" in arrays:
         arrays["scores"] = np.asarray(arrays["scores"][:], np.float64)
-    features = Features(
-        ids=examples.ids[kept], lengths=examples.lengths[kept], groups=examples.groups[kept], supervised=examples.supervised[kept], **arrays
-    )
-    return features, kept
+    return features_of(examples, kept, **arrays), kept
+
+
+def features_of(examples: Examples, rows: Integers, **arrays: Any) -> Features:
+    """Features of these rows, with what they say; rows are read when they are asked for."""
+    named = {name: getattr(examples, name)[rows] for name in ("ids", "lengths", "groups", "supervised")}
+    return Features(**named, content=Contents(examples, rows), **arrays)
+
+
+@dataclass(frozen=True)
+class Contents(Sequence[Content]):
+    """What rows of the examples say."""
+
+    examples: Examples
+    where: Integers  # (N,)
+
+    def __len__(self) -> int:
+        return len(self.where)
+
+    @overload
+    def __getitem__(self, row: int) -> Content: ...
+    @overload
+    def __getitem__(self, row: slice) -> "Contents": ...
+    def __getitem__(self, row: int | slice) -> "Content | Contents":
+        return Contents(self.examples, self.where[row]) if isinstance(row, slice) else self.examples.rows[int(self.where[row])].content
+
+    def take(self, rows: Integers) -> "Contents":
+        """The same rows, fewer or in another order, without reading them."""
+        return Contents(self.examples, self.where[rows])
 
 
 def _open(artifact: Artifact) -> tuple[Integers, ShardedRows]:

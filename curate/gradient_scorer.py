@@ -30,6 +30,7 @@ class GradientScorer(PassScorer, VectorScorer):
     reads: ClassVar[Reads] = "gradients"
     sample_rows: ClassVar[int | None] = 0
     objective: ClassVar[Objective] = "loss"
+    metric: ClassVar[Literal["cosine", "inner"]] = "inner"  # of vectors that were normalised before the sketch, where they were
     exact: ClassVar[bool] = True  # whether inner products can be had without a projection, from a state that hangs on none
     projecting: ClassVar[frozenset[str]] = frozenset({"width", "projection", "similarity", "seed", "store"})  # fields that such inner products do not read
 
@@ -47,19 +48,6 @@ class GradientScorer(PassScorer, VectorScorer):
     @property
     def warmup(self) -> bool:
         return True
-
-    @property
-    def metric(self) -> Literal["cosine", "inner"]:
-        """How its vectors are meant to be compared: their lengths mean something where nothing was normalised."""
-        return "inner" if self.normalise == "none" else "cosine"
-
-    @property
-    def prepared(self) -> Scorer:
-        return self.unprojected() if self.exact else self
-
-    def unprojected(self) -> Self:
-        """The scorer of the same exact inner products with all fields at their defaults that say how vectors are projected and stored."""
-        return self.model_copy(update={name: field.default for name, field in type(self).model_fields.items() if name in self.projecting})
 
     @property
     def numbers(self) -> int:

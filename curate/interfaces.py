@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, T
 
 from pydantic import Field
 
-from curate.core import Budget, Checkpoint, Config, Content, Features, Row, Selection
+from curate.core import Budget, Certificate, Checkpoint, Config, Content, Features, Integers, Row, Selection
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,13 +39,25 @@ class Serial:
         return map(function, items)
 
 
+class Journal(Protocol):
+    """Decisions that cost money or minutes, in the order they were made: what it holds is never asked for again."""
+
+    def entries(self) -> Sequence[Mapping[str, Any]]:
+        """Every decision so far."""
+
+    def append(self, entry: Mapping[str, Any]) -> None:
+        """Keep a decision for good before the next is made; an entry holds what JSON can hold."""
+
+
 @dataclass(frozen=True)
 class Context:
-    """What changes the time a method takes (device, cluster), and the seed it draws from."""
+    """What changes the time a method takes (device, cluster), the seed it draws from, and where it notes decisions that are dear to repeat."""
 
     seed: int = 0
     device: str = "cpu"
     cluster: Cluster = field(default_factory=Serial)
+    journal: Journal | None = None
+    folder: Path = Path()  # that relative paths in a method's fields start from
 
 
 @dataclass(frozen=True)
@@ -57,7 +69,6 @@ class ScoringContext(Context):
     role: Literal["pool", "target"] = "pool"
     target: Sequence[Row] = ()  # (M,) the target's rows in the order of their ids
     state: State | None = None  # what `prepare` returned
-    folder: Path = Path()  # that relative paths in the scorer's fields start from
 
 
 @dataclass(frozen=True)
@@ -135,10 +146,23 @@ class Selector(Component):
     needs: ClassVar[frozenset[str]] = frozenset()  # of {"vectors", "scores", "similarity"}
     needs_one_of: ClassVar[frozenset[str]] = frozenset()  # likewise, where any one of them will do
     seeded: ClassVar[bool] = True  # whether another seed may give other rows; if not, all seeds of a run share one selection
+    diminishing: ClassVar[bool] = False  # whether gains of rows never rise, so that their elbow says where to stop
+    diverse: ClassVar[bool] = False  # whether it takes no copy of a kept row while a different row fits
 
     @abstractmethod
     def select(self, pool: Features, budget: Budget, *, target: Features | None = None, context: Context = Context()) -> Selection:
         """Distinct rows of the pool, best first, within the budget."""
+
+    def inputs(self, folder: Path) -> Mapping[str, str]:
+        """Hashes of files, beyond features and target, that decide its rows; an error that says which one is not to be had."""
+        return {}
+
+    def certify(self, pool: Features, budget: Budget, rows: Integers, *, target: Features | None = None, context: Context = Context()) -> Certificate | None:
+        """The certificate of these rows (K,), in the order they were taken, from the features alone; None where the method proves nothing.
+
+        Computed from the definitions and not from what `select` remembered, so that anyone can hold it against the certificate of the selection.
+        """
+        return None
 
 
 @dataclass(frozen=True)

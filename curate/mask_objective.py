@@ -1,128 +1,123 @@
-"""Quality and diversity of a mask, J(S) = w Q(S) / sigma_Q + (1 - w) D(S) / sigma_D, over rows with a quality and a unit vector.
+"""Quality and diversity of a mask, J(S) = w Q(S) / sigma_Q + (1 - w) D(S) / sigma_D, and what is known about the largest J.
 
-Q is the mean quality of the kept rows and D minus their mean pairwise cosine, taken in O(K D) from
-sum_{i != j} x_i . x_j = |sum_i x_i|^2 - sum_i |x_i|^2. The sigmas are the standard deviations of Q and D over random masks of the same
-budget: without them the weight w between two unrelated units would mean nothing.
+Q is the mean quality of the kept rows, D one of the forms of curate/mask_diversity.py. The sigmas are the standard deviations of Q
+and D over random masks of the budget (of 4,096 rows, if it holds more): without them the weight w between two unrelated units
+would mean nothing. J depends on pool, budget, w and D alone, so every method that climbs it is measured in the same unit.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
-from numpy.typing import NDArray
 
-from curate.core import Integers
+from curate.certificate import gap_to_bound
+from curate.core import Budget, Certificate, Features, Integers
+from curate.errors import NumericError
+from curate.mask_bound import largest
+from curate.mask_diversity import Anchors, Diversity, Form, Pairs, Wide
+from curate.mask_effects import effects_of
+from curate.mask_policy import Reward
+from curate.mask_search import greedy_mask, mmr_mask
+from curate.order import best_first
+from curate.partitions import part, unit_blocks
+from curate.randomness import uniform
+from curate.similarity import unit_rows
 
-_BLOCK = 2048
-
-Wide = NDArray[np.float64]
+_MASKS = 64
+_MASK_ROWS = 4096
+_LARGEST = 1e150  # whose square a float holds
+_RIVAL_WORK = 10**10  # multiply-adds that one of the rivals may take
 
 
 @dataclass(frozen=True)
 class MaskObjective:
-    """J for masks of about `size` rows; `quality` (N,), unit `vectors` (N, D)."""
+    """J over the rows of a pool in the order of their ids, whose vectors are read in blocks."""
 
-    quality: Wide
-    vectors: NDArray[np.float32]
+    pool: Features
+    quality: Wide  # (N,) larger is better
+    form: Diversity
     weight: float
-    size: int
     sigma_quality: float = 1.0
     sigma_diversity: float = 1.0
+    random: float = 0.0  # the mean J of random masks
 
-    def scaled_by(self, masks: Sequence[Integers]) -> Self:
-        """The same objective with the sigmas of these masks; a term that does not vary over them keeps its unit."""
-        terms = np.asarray([self.terms(rows) for rows in masks])
-        spread = terms.std(axis=0)
-        spread[spread <= 1e-9 * np.abs(terms).max(axis=0, initial=1e-300)] = 1.0
-        return replace(self, sigma_quality=float(spread[0]), sigma_diversity=float(spread[1]))
+    @classmethod
+    def of(cls, pool: Features, budget: Budget, quality: Wide, weight: float, form: Form, anchors: int) -> Self | None:
+        """The objective with the sigmas of random masks of the budget; None if not even one row fits into it."""
+        if len(quality) and np.abs(quality).max() > _LARGEST:
+            raise NumericError(f"a score of {np.abs(quality).max():.3g} is too large to be averaged; scale the scores below {_LARGEST:g}")
+        bare = cls(pool, quality, diversity(pool, form, anchors), weight)
+        generator = np.random.Generator(np.random.Philox(0))
+        masks = [budget.fill(generator.choice(len(pool), min(_MASK_ROWS, len(pool)), replace=False), pool) for _ in range(_MASKS)]
+        masks = [mask for mask in masks if len(mask)]
+        if not masks:
+            return None
+        terms = np.asarray([bare.terms(mask) for mask in masks])
+        sigmas = terms.std(axis=0)
+        sigmas[sigmas <= 1e-7 * np.abs(terms).max(axis=0)] = 1.0  # a term that does not vary keeps its unit
+        if max(map(len, masks)) == _MASK_ROWS < len(pool):
+            terms = np.asarray([bare.terms(budget.fill(generator.permutation(len(pool)), pool))])
+        random = weight * terms[:, 0] / sigmas[0] + (1 - weight) * terms[:, 1] / sigmas[1]
+        return cls(pool, quality, bare.form, weight, float(sigmas[0]), float(sigmas[1]), float(random.mean()))
 
     def terms(self, rows: Integers) -> tuple[float, float]:
-        """(Q, D) of the kept rows; D is 0 below two rows."""
-        count = len(rows)
-        kept = self.vectors[rows].astype(np.float64)
-        total = kept.sum(axis=0)
-        pairs = float(total @ total - np.einsum("kd,kd->", kept, kept))
-        return float(self.quality[rows].mean()), -pairs / (count * (count - 1)) if count > 1 else 0.0
+        """(Q, D) of the kept rows; O(K D) for `pairwise`, in bounded memory."""
+        rows = np.sort(rows)
+        return float(self.quality[rows].mean()), self.form.value(self.form.summary(unit_blocks(self.pool, rows)), len(rows))
+
+    @property
+    def scales(self) -> tuple[float, float]:
+        """What a unit of Q and a unit of D are worth."""
+        return self.weight / self.sigma_quality, (1 - self.weight) / self.sigma_diversity
 
     def value(self, rows: Integers) -> float:
-        quality, diversity = self.terms(rows)
-        return self.weight * quality / self.sigma_quality + (1 - self.weight) * diversity / self.sigma_diversity
+        """J of the kept rows."""
+        return float(np.dot(self.scales, self.terms(rows)))
 
-    @property
-    def per_row(self) -> Wide:
-        """(N,) what a row's quality adds to the relaxed reward."""
-        return np.asarray(self.weight * self.quality / (self.size * self.sigma_quality))
+    def reward(self, size: int) -> Reward:
+        """J of masks of about `size` rows over the whole pool in memory, row by row."""
+        return Reward(self.scales[0] * self.quality / size, effects_of(self.form, unit_rows(self.pool), size, self.scales[1]))
 
-    @property
-    def per_pair(self) -> float:
-        """What a unit of cosine between two kept rows, counted in both orders, takes from the relaxed reward."""
-        return (1 - self.weight) / (self.sigma_diversity * self.size * (self.size - 1)) if self.size > 1 else 0.0
+    def certificate(self, kept: Integers, budget: Budget) -> Certificate:
+        """J of the kept rows, a bound on every mask within the budget, and the gap on the scale where random masks are 1."""
+        terms = self.terms(kept)
+        value = float(np.dot(self.scales, terms))
+        bound = largest(self.pool, self.form, self.quality, self.scales, kept, sizes(*budget.costs(self.pool)))
+        details = {"random": self.random, "quality": terms[0], "diversity": terms[1]}
+        details |= {"sigma_quality": self.sigma_quality, "sigma_diversity": self.sigma_diversity}
+        return Certificate("mask_objective", "max", value, bound, gap_to_bound(value, bound, self.random), details)
 
-    @property
-    def norms(self) -> Wide:
-        """(N,) squared lengths of the vectors: one, but for rounding."""
-        return np.asarray(np.einsum("nd,nd->n", self.vectors, self.vectors, dtype=np.float64))
-
-    def sums(self, masks: NDArray[np.bool_]) -> Wide:
-        """(G, D) sums of the kept vectors of masks (G, N), in float64."""
-        total = np.zeros((len(masks), self.vectors.shape[1]))
-        for start in range(0, len(self.vectors), _BLOCK):
-            total += masks[:, start : start + _BLOCK].astype(np.float64) @ self.vectors[start : start + _BLOCK].astype(np.float64)
-        return total
-
-    def products(self, sums: Wide) -> Wide:
-        """(G, N) inner products of every row with each of the sums (G, D), in float64."""
-        blocks = [sums @ self.vectors[start : start + _BLOCK].astype(np.float64).T for start in range(0, len(self.vectors), _BLOCK)]
-        return np.concatenate(blocks, axis=1)
-
-    def bound(self, fewest: int, most: int) -> float:
-        """A number that J exceeds for no mask of `fewest` to `most` rows.
-
-        For K rows: the best mean quality, and with u the mean direction |sum_S x|^2 >= (sum of the K smallest x . u)^2
-        where that sum is positive, and >= 0 anyway; then the largest over K.
-        """
-        counts = np.arange(1, most + 1)
-        best = np.cumsum(-np.sort(-self.quality)[:most]) / counts
-        total = self.sums(np.ones((1, len(self.vectors)), np.bool_))
-        along = np.sort(self.products(total / max(float(np.linalg.norm(total)), 1e-300))[0])
-        floor = np.maximum(np.cumsum(along[:most]), 0.0)
-        diversity = (counts * float(self.norms.max()) - floor**2) / (counts * np.maximum(counts - 1, 1))
-        diversity[0] = 0.0
-        bounds = self.weight * best / self.sigma_quality + (1 - self.weight) * diversity / self.sigma_diversity
-        return float(bounds[fewest - 1 :].max())
-
-    def greedy(self, costs: Integers, capacity: int) -> Integers:
-        """Maximal marginal relevance on the relaxed reward: the row of the best marginal value until nothing fits; O(K N D)."""
-        alike, free, left = np.zeros(len(self.quality)), np.ones(len(self.quality), np.bool_), capacity
-        kept: list[int] = []
-        while (fits := free & (costs <= left)).any():
-            row = int(np.argmax(np.where(fits, self.per_row - 2 * self.per_pair * alike, -np.inf)))
-            kept.append(row)
-            free[row] = False
-            left -= int(costs[row])
-            alike += self.vectors @ self.vectors[row]
-        return np.asarray(kept, np.int64)
+    def rivals(self, budget: Budget) -> dict[str, float]:
+        """J of the masks that greedy on J and maximal marginal relevance find; nothing where that takes too long. O(K N D)."""
+        costs, capacity = budget.costs(self.pool)
+        size = typical_size(costs, capacity)
+        if size * len(costs) * np.shape(self.pool.vectors)[1] > _RIVAL_WORK:
+            return {}
+        masks = {
+            "greedy": greedy_mask(self.reward(size), costs, capacity)[0],
+            "mmr": mmr_mask(unit_rows(self.pool), self.quality, self.weight, costs, capacity)[0],
+        }
+        return {name: self.value(mask) for name, mask in masks.items()}
 
 
-def marginal_gradient(objective: MaskObjective, masks: NDArray[np.bool_], chances: Wide) -> Wide:
-    """(N,) unbiased gradient of E[R] by the logits of independent Bernoulli rows, each row's own draw integrated out.
-
-    d/ds_i E[R] = E[p_i (1 - p_i) (R(m, m_i = 1) - R(m, m_i = 0))], where the difference is known in closed form for the
-    pairwise term and exact for the quality term, so a row is credited with its own effect and not with the mask's.
-    """
-    others = objective.products(objective.sums(masks)).mean(axis=0)
-    own = objective.norms * masks.mean(axis=0)
-    return np.asarray(chances * (1 - chances) * (objective.per_row - 2 * objective.per_pair * (others - own)))
+def diversity(pool: Features, form: Form, anchors: int) -> Diversity:
+    """The form by name; the anchors of `facility` are rows of the pool, the same for every seed."""
+    if form != "facility":
+        return Pairs(1 if form == "pairwise" else 2)
+    return Anchors(unit_rows(part(pool, np.sort(best_first(uniform(0, "anchors", pool.ids), anchors)))))
 
 
-def shared_gradient(objective: MaskObjective, masks: NDArray[np.bool_], chances: Wide) -> Wide:
-    """(N,) the same gradient by REINFORCE: every row is credited with the mask's diversity, less the other masks' mean.
+def sizes(costs: Integers, capacity: int) -> tuple[int, int]:
+    """The fewest and the most rows of a mask within the budget that no further row fits into."""
+    ordered = np.sort(costs)
+    most = int(np.searchsorted(np.cumsum(ordered), capacity, side="right"))
+    dear = int(np.searchsorted(np.cumsum(ordered[::-1]), capacity - ordered[-1], side="right"))
+    return min(max(dear + 1, 1), most), most
 
-    mean_g (D_g - mean_{h != g} D_h) (m_g - p), unbiased; the quality term is exact, p (1 - p) w q / (K sigma_Q).
-    Its noise grows with N, since one number tells N rows how they did.
-    """
-    sums = objective.sums(masks)
-    rewards = -objective.per_pair * (np.einsum("gd,gd->g", sums, sums) - masks @ objective.norms)
-    advantages = (rewards - rewards.mean()) * len(masks) / (len(masks) - 1)
-    return np.asarray(chances * (1 - chances) * objective.per_row + advantages @ (masks - chances) / len(masks))
+
+def typical_size(costs: Integers, capacity: int) -> int:
+    """How many rows of average cost the capacity holds; at least one if it holds anything, and all only if all fit."""
+    total = int(costs.sum())
+    if total <= capacity:
+        return len(costs)
+    return min(max(round(capacity * len(costs) / total), min(capacity, 1)), len(costs) - 1)

@@ -19,14 +19,27 @@ def by_id(features: Features) -> tuple[Integers, Features]:
     if len(ids) < 2 or bool((ids[:-1] < ids[1:]).all()):
         return np.arange(len(ids)), features
     order = np.argsort(ids, kind="stable")
-    return order, replace(features, **{name: _at(getattr(features, name), order) for name in _ALIGNED})
+    return order, subset(features, order)
+
+
+def subset(features: Features, rows: Integers) -> Features:
+    """The features of these rows, in this order; rows on disk are read when they are asked for."""
+    return replace(features, content=_of(features.content, rows), **{name: _at(getattr(features, name), rows) for name in _ALIGNED})
 
 
 _ALIGNED = ("ids", "lengths", "vectors", "scores", "similarity", "groups", "supervised")
 
 
-def _at(values: Any, order: Integers) -> Any:
-    return None if values is None or len(values) == 0 else np.asarray(values)[order]
+def _of(content: Any, rows: Integers) -> Any:
+    if content is None:
+        return None
+    return content.take(rows) if hasattr(content, "take") else [content[row] for row in rows]
+
+
+def _at(values: Any, rows: Integers) -> Any:
+    if values is None or len(values) == 0:
+        return values
+    return values.take(rows) if hasattr(values, "take") and not isinstance(values, np.ndarray) else np.asarray(values)[rows]
 
 
 def best_first(values: Floats, count: int | None = None) -> Integers:

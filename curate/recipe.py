@@ -1,31 +1,24 @@
 """The recipe: what to compute, typed and hashed. Beside it the runtime: where and how fast, never hashed."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel, BeforeValidator, Field, PlainSerializer, SerializeAsAny, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, SerializeAsAny, ValidationError, field_validator, model_validator
 
+from curate.arm import Arm, OneBudget, named
 from curate.core import Budget, Config
 from curate.data.source import Source
 from curate.errors import ConfigError
 from curate.gradient_scorer import GradientScorer
 from curate.interfaces import Output, Scorer, Selector, Task
-from curate.registry import component
 from curate.settings import ModelSpec, Share, Train, Warmup
 from curate.strict_yaml import Document, Misplaced, explain, load, nearest, override
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 SLOTS: tuple[Output, ...] = ("vectors", "scores", "similarity")
 _RESERVED = ("zero_shot", "random", "full")
-
-
-def _named(kind: Literal["scorers", "selectors", "tasks"]) -> Callable[[Any], Any]:
-    def build(value: Any) -> Any:
-        return component(kind, value)
-
-    return build
 
 
 def _listed(value: Any) -> Any:
@@ -51,20 +44,9 @@ def _model(value: Any) -> Any:
     return value
 
 
-def _budget(value: Any) -> Any:
-    if isinstance(value, dict):
-        return value
-    try:
-        return Budget.parse(value)
-    except ConfigError as error:
-        raise ValueError(str(error)) from error
-
-
 Sources = Annotated[list[Source], BeforeValidator(_origins), Field(min_length=1)]
-AnyScorer = Annotated[SerializeAsAny[Scorer], BeforeValidator(_named("scorers"))]
-AnySelector = Annotated[SerializeAsAny[Selector], BeforeValidator(_named("selectors"))]
-AnyTask = Annotated[SerializeAsAny[Task], BeforeValidator(_named("tasks"))]
-OneBudget = Annotated[Budget, BeforeValidator(_budget), PlainSerializer(str)]
+AnyScorer = Annotated[SerializeAsAny[Scorer], BeforeValidator(named("scorers"))]
+AnyTask = Annotated[SerializeAsAny[Task], BeforeValidator(named("tasks"))]
 
 
 class Hygiene(Config):
@@ -72,15 +54,6 @@ class Hygiene(Config):
 
     quarantine_limit: Share = Field(0.01, description="Largest share of rows that may be set aside before the run stops.")
     on_bad_row: Literal["error", "quarantine"] = Field("error", description="A line that cannot be read stops the run, or is set aside.")
-
-
-class Arm(Config):
-    """One way to select: which features it reads, and the selector with its fields."""
-
-    vectors: str | None = Field(None, description="Name of a feature whose scorer gives vectors.")
-    scores: str | None = Field(None, description="Name of a feature whose scorer gives scores.")
-    similarity: str | None = Field(None, description="Name of a feature whose scorer gives similarities to the target.")
-    selector: AnySelector
 
 
 class Evaluate(Config):
@@ -168,19 +141,23 @@ class Recipe(Config):
             if scorer.output != slot:
                 raise Misplaced(("arms", name, slot), f"scorer {scorer.name} of {wanted!r} yields {scorer.output}, not {slot}; write {scorer.output}: {wanted}")
         source = self.features[arm.vectors] if arm.vectors else None
-        if isinstance(source, GradientScorer) and not source.sketchable and "similarity" not in arm.selector.needs | arm.selector.needs_one_of:
+        if isinstance(source, GradientScorer) and not source.sketchable and "similarity" not in arm.reads:
             message = f"{source.name} of {arm.vectors!r} only compares with the target with curvature: woodbury, and {arm.selector.name} needs vectors"
             raise Misplaced(("arms", name), f"{message}; use curvature: ekfac, or a selector that compares, such as round_robin")
         if arm.vectors and arm.similarity:
             raise Misplaced(("arms", name), "an arm compares with the target by vectors or by a similarity, not by both; remove one")
         given: set[str] = {slot for slot in SLOTS if getattr(arm, slot)} | ({"similarity"} if arm.vectors else set())
-        missing = sorted(arm.selector.needs - given)
-        if missing:
-            lacking = "vectors" if missing[0] == "similarity" else missing[0]
-            raise Misplaced(("arms", name), f"selector {arm.selector.name} needs {lacking}, and the arm gives none; {self._offer(lacking)}")
-        if arm.selector.needs_one_of and not arm.selector.needs_one_of & given:
-            choice = f"{self._offer('scores')}, or {self._offer('vectors')}"
-            raise Misplaced(("arms", name), f"selector {arm.selector.name} needs scores or vectors, and the arm gives neither; {choice}")
+        for selector in arm.selectors:
+            missing = sorted(selector.needs - given)
+            if missing:
+                lacking = "vectors" if missing[0] == "similarity" else missing[0]
+                raise Misplaced(("arms", name), f"selector {selector.name} needs {lacking}, and the arm gives none; {self._offer(lacking)}")
+            if selector.needs_one_of and not selector.needs_one_of & given:
+                choice = f"{self._offer('scores')}, or {self._offer('vectors')}"
+                raise Misplaced(("arms", name), f"selector {selector.name} needs scores or vectors, and the arm gives neither; {choice}")
+        if any(budget.elbow for budget in self.budgets) and not arm.ends_at_elbow:
+            message = f"a budget of elbow needs gains that fall from row to row, and {arm.selector.name} has none"
+            raise Misplaced(("arms", name), f"{message} (nor has any selector with forced rows or quotas); give rows or tokens, or drop this arm")
 
     def _offer(self, slot: str) -> str:
         fitting = [feature for feature, scorer in self.features.items() if scorer.output == slot]
@@ -195,8 +172,7 @@ class Recipe(Config):
         """For each feature that some arm reads, what the arms read of it: vectors, scores, or only the similarity to the target."""
         wanted: dict[str, frozenset[str]] = {}
         for arm in self.arms.values():
-            reads = arm.selector.needs | arm.selector.needs_one_of
-            compares = "similarity" in reads and "vectors" not in reads
+            compares = "similarity" in arm.reads and "vectors" not in arm.reads
             for slot in SLOTS:
                 feature: str | None = getattr(arm, slot)
                 if feature:

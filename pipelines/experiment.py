@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass, replace
 
-from curate.core import Artifact, Budget, Examples
+from curate.arm import Arm
+from curate.core import Artifact, Budget
 from curate.data.examples import opened
 from curate.data.source import Source
 from curate.errors import about
@@ -12,10 +13,10 @@ from curate.pipelines.cells import Chosen, Outcome, run_cells
 from curate.pipelines.evaluate import Examination, examine
 from curate.pipelines.features import Scored, inputs_of, score_features
 from curate.pipelines.prepare import prepare
-from curate.pipelines.select import check_budget, select
+from curate.pipelines.select import Given, check_budget, select
 from curate.pipelines.session import Session
 from curate.pipelines.warm import checkpoints_of, warm_handle, warm_up
-from curate.recipe import Arm, Recipe
+from curate.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,7 @@ def run(recipe: Recipe, session: Session, until: str = "") -> Experiment:
                 trained_shapes(warm if scorer.warmup else base, scorer.modules)
     pool = prepare(session, "pool", recipe.pool, base, recipe.hygiene)
     target = prepare(session, "target", _target_sources(recipe), base, recipe.hygiene)
-    rows = opened(pool.path)
-    usable, _ = open_features(rows)
+    usable, _ = open_features(opened(pool.path))
     for budget in recipe.budgets:
         check_budget(budget, usable, "pool")
     examinations = [examine(session, entry, base, recipe.hygiene, target) for entry in recipe.evaluate]
@@ -61,7 +61,7 @@ def run(recipe: Recipe, session: Session, until: str = "") -> Experiment:
     if until == "score":
         return Experiment(pool, target, features, [], examinations, [])
 
-    chosen = [_select(session, recipe, name, arm, budget, seed, pool, rows, target, features) for name, arm, budget, seed in _arms(recipe)]
+    chosen = [_select(session, recipe, one, pool, target, features) for one in _arms(recipe)]
     if until == "select":
         return Experiment(pool, target, features, chosen, examinations, [])
 
@@ -81,34 +81,17 @@ def _arms(recipe: Recipe) -> list[tuple[str, Arm, Budget, int]]:
     return [(name, arm, budget, seed) for name, arm in {**baseline, **recipe.arms}.items() for budget in recipe.budgets for seed in recipe.seeds]
 
 
-def _select(
-    session: Session,
-    recipe: Recipe,
-    name: str,
-    arm: Arm,
-    budget: Budget,
-    seed: int,
-    pool: Artifact,
-    rows: Examples,
-    target: Artifact,
-    features: dict[str, Scored],
-) -> Chosen:
+def _select(session: Session, recipe: Recipe, chosen: tuple[str, Arm, Budget, int], pool: Artifact, target: Artifact, features: dict[str, Scored]) -> Chosen:
+    name, arm, budget, seed = chosen
     compared = features[arm.vectors or arm.similarity or ""] if arm.vectors or arm.similarity else None
-    artifact = select(
-        session,
-        name,
-        arm.selector,
-        budget,
-        seed,
-        (pool, rows),
-        (target, opened(target.path)),
-        vectors=compared.vectors if compared else None,
+    similarity = compared.similarity if compared and "vectors" not in arm.reads else None
+    given = Given(
+        pool,
+        target,
+        vectors=compared.vectors if compared and not similarity else None,
         scores=features[arm.scores].scores if arm.scores else None,
-        similarity=compared.similarity if compared and _compares(arm) else None,
+        similarity=similarity,
+        metric=getattr(compared.scorer, "metric", "cosine") if compared else "cosine",
     )
-    return Chosen(name, budget, seed, artifact)
-
-
-def _compares(arm: Arm) -> bool:
-    """Whether the arm reads the similarity to the target and no vectors."""
-    return "vectors" not in arm.selector.needs | arm.selector.needs_one_of
+    spend = budget if name in recipe.arms else budget.model_copy(update={"elbow": False})  # random has no gains: it spends the whole budget
+    return Chosen(name, budget, seed, select(session, name, arm, spend, seed, given))

@@ -76,14 +76,15 @@ _EXACT = " (exact)"
 
 
 def _metric_notes(recipe: Recipe, name: str, scorer: Scorer, exact: bool) -> list[str]:
-    """What to say where an arm compares by the cosine what is meant to be compared by inner products."""
-    if exact or not isinstance(scorer, GradientScorer) or scorer.metric == "cosine":
+    """What to say where an arm asks for the cosine of what is meant to be compared by inner products, whose lengths count."""
+    if not isinstance(scorer, GradientScorer) or scorer.normalise != "none":
         return []
-    arms = [arm for arm, method in recipe.arms.items() if method.vectors == name and getattr(method.selector, "metric", "") == "cosine"]
+    arms = ", ".join(arm for arm, method in recipe.arms.items() if method.vectors == name and getattr(method.selector, "metric", "") == "cosine")
     if not arms:
         return []
-    which = ", ".join(arms)
-    return [f"feature {name}: {scorer.name} is the inner product of its vectors, but {which} compares their cosines; write metric: inner in the selector"]
+    if exact:
+        return [f"feature {name}: {arms} reads exact inner products, to which metric: cosine does not apply; write similarity: sketch to compare vectors"]
+    return [f"feature {name}: {scorer.name} is the inner product of its vectors, but {arms} compares their cosines; leave metric away, or write inner"]
 
 
 def kind_of(scorer: Scorer) -> str:

@@ -1,52 +1,97 @@
 """Select: each arm's rows at each budget, validated before they are stored."""
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 
-from curate.core import Artifact, Budget, Certificate, Examples, Features, Integers, Selection
+from curate.arm import Arm
+from curate.composition import compose
+from curate.core import Artifact, Budget, Certificate, Features, Integers, Selection
+from curate.data.examples import opened
 from curate.errors import DataError
-from curate.features import open_features
-from curate.interfaces import Context, Selector
+from curate.features import features_of, open_features
+from curate.interfaces import Context
+from curate.journal import JournalFile
 from curate.pipelines.session import Session
-from curate.store import Workspace
+from curate.store import Store, Workspace
 
 
-def select(
-    session: Session,
-    arm: str,
-    selector: Selector,
-    budget: Budget,
-    seed: int,
-    pool: tuple[Artifact, Examples],
-    target: tuple[Artifact, Examples],
-    *,
-    vectors: tuple[Artifact, Artifact] | None = None,
-    scores: Artifact | None = None,
-    similarity: tuple[Artifact, Integers] | None = None,
-) -> Artifact:
-    """One arm's selection; `vectors` are the pool's and the target's, and give way to a similarity with the target rows of its columns."""
-    used = seed if selector.seeded else 0
-    if similarity:
-        vectors = None
-    inputs = [pool[0].key, target[0].key] + [artifact.key for artifact in (*(vectors or ()), scores, similarity[0] if similarity else None) if artifact]
+@dataclass(frozen=True)
+class Given:
+    """The artifacts that a selection reads: examples, and the pool's and the target's numbers, or similarities and the target rows of their columns."""
+
+    pool: Artifact
+    target: Artifact
+    vectors: tuple[Artifact, Artifact] | None = None
+    scores: Artifact | None = None
+    similarity: tuple[Artifact, Integers] | None = None
+    metric: Literal["cosine", "inner"] = "cosine"  # how the vectors are meant to be compared
+
+    def keys(self) -> list[str]:
+        """Of all of them, pool and target first."""
+        numbers = (*(self.vectors or ()), self.scores, self.similarity[0] if self.similarity else None)
+        return [self.pool.key, self.target.key] + [artifact.key for artifact in numbers if artifact]
+
+    def features(self) -> tuple[Features, Integers, Features | None]:
+        """The pool's rows that have all numbers, their positions in the pool, and the target."""
+        compared = self.similarity[0] if self.similarity else None
+        pool, kept = open_features(opened(self.pool.path), self.vectors[0] if self.vectors else None, self.scores, compared)
+        pool, target = replace(pool, metric=self.metric), opened(self.target.path)
+        if self.vectors:
+            return pool, kept, open_features(target, self.vectors[1])[0]
+        return pool, kept, features_of(target, self.similarity[1]) if self.similarity else None
+
+    def record(self) -> dict[str, Any]:
+        """What `recorded` finds them by."""
+        compared = {"key": self.similarity[0].key, "columns": [int(row) for row in self.similarity[1]]} if self.similarity else None
+        return {
+            "pool": self.pool.key,
+            "target": self.target.key,
+            "vectors": [artifact.key for artifact in self.vectors] if self.vectors else None,
+            "scores": self.scores.key if self.scores else None,
+            "similarity": compared,
+            "metric": self.metric,
+        }
+
+
+def recorded(store: Store, record: Mapping[str, Any]) -> Given:
+    """What a stored selection was made from; DataError if something is not in the store."""
+
+    def find(key: str) -> Artifact:
+        found = store.find(key)
+        if found is None:
+            raise DataError(f"{store.root / key} is missing or damaged; run the recipe again to compute it")
+        return found
+
+    vectors, similarity = record["vectors"], record["similarity"]
+    return Given(
+        find(record["pool"]),
+        find(record["target"]),
+        (find(vectors[0]), find(vectors[1])) if vectors else None,
+        find(record["scores"]) if record["scores"] else None,
+        (find(similarity["key"]), np.asarray(similarity["columns"], np.int64)) if similarity else None,
+        record["metric"],
+    )
+
+
+def select(session: Session, name: str, arm: Arm, budget: Budget, seed: int, given: Given) -> Artifact:
+    """One arm's selection; decisions that are dear to repeat are kept beside it as they are made."""
+    used = seed if arm.seeded else 0
 
     def make(workspace: Workspace) -> Mapping[str, Any]:
-        features, kept = open_features(pool[1], vectors[0] if vectors else None, scores, similarity[0] if similarity else None)
-        wanted = open_features(target[1], vectors[1])[0] if vectors else only(target[1], similarity[1]) if similarity else None
-        check_budget(budget, features, f"arm {arm}")
-        chosen = selector.select(features, budget, target=wanted, context=Context(seed=used, device=session.device)).validate(features, budget)
+        features, kept, target = given.features()
+        check_budget(budget, features, f"arm {name}")
+        context = Context(seed=used, device=session.device, journal=JournalFile(workspace.path / "decisions.jsonl"), folder=session.folder)
+        chosen = compose(arm.selector, features, budget, rules=arm.rules, filters=arm.filters, target=target, context=context)
+        chosen.validate(features, budget)
         workspace.write("selection.parquet", selection_bytes(chosen, features, kept))
-        return describe(chosen, features)
+        return {**describe(chosen, features), "given": given.record()}
 
-    fields = {"selector": selector.model_dump(mode="json"), "budget": str(budget), "seed": used}
-    return session.build("selection", f"{arm} {budget} seed {seed}", make, fields=fields, inputs=inputs, version=selector.version)
-
-
-def only(examples: Examples, rows: Integers) -> Features:
-    """These rows without any numbers."""
-    return Features(examples.ids[rows], examples.lengths[rows], groups=examples.groups[rows], supervised=examples.supervised[rows])
+    files = {selector.name: dict(found) for selector in arm.selectors if (found := selector.inputs(session.folder))}
+    fields = {**arm.fields(), "budget": str(budget), "seed": used, **({"files": files} if files else {})}
+    return session.build("selection", f"{name} {budget} seed {seed}", make, fields=fields, inputs=given.keys(), version=arm.selector.version)
 
 
 def check_budget(budget: Budget, pool: Features, name: str) -> None:
@@ -92,15 +137,15 @@ def describe(chosen: Selection, features: Features) -> dict[str, Any]:
         "supervised_tokens": int(features.supervised[rows].sum()),
         "groups": {str(name): int(count) for name, count in zip(names, counts, strict=True)},
         "prefix_consistent": chosen.prefix_consistent,
-        "certificate": {
-            "kind": certificate.kind,
-            "sense": certificate.sense,
-            **{name: _finite(getattr(certificate, name)) for name in ("objective", "bound", "gap")},
-            "details": {name: _finite(value) for name, value in certificate.details.items()},
-        }
-        if certificate
-        else None,
+        "curves": {name: [float(value) for value in values] for name, values in chosen.curves.items()},
+        "certificate": certificate_fields(certificate) if certificate else None,
     }
+
+
+def certificate_fields(certificate: Certificate) -> dict[str, Any]:
+    """A certificate as it is stored; a number that is not finite is null."""
+    numbers = {name: _finite(getattr(certificate, name)) for name in ("objective", "bound", "gap")}
+    return {"kind": certificate.kind, "sense": certificate.sense, **numbers, "details": {name: _finite(value) for name, value in certificate.details.items()}}
 
 
 def _finite(value: float) -> float | None:

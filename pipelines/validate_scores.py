@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curate import __version__
+from curate.arm import Arm
 from curate.core import Budget, Config, Examples, Floats, Integers
 from curate.data.examples import opened
 from curate.datamodel import Estimate, datamodelling_score, for_all_rows, subset, sums, verdict
@@ -24,7 +25,7 @@ from curate.pipelines.launch import session_of
 from curate.pipelines.retrain import LOSSES, Retraining, retrain
 from curate.pipelines.session import Session
 from curate.randomness import draw, row_keys
-from curate.recipe import Arm, Recipe, Runtime
+from curate.recipe import Recipe, Runtime
 from curate.similarity import similarity
 from curate.store import atomic_write, read_json
 from curate.strict_yaml import nearest

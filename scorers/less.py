@@ -33,8 +33,7 @@ class Less(GradientScorer):
 
     With `rebalance` the pair is sketched as (psi v^-1/4, phi v^1/4), v being Adam's second moment: the same inner
     product, at the accuracy of about four times the width; norms are exact, taken before the sketch. Unit: a cosine
-    in [-1, 1] up to sketch noise. The formula is the inner product of the vectors (`metric: inner` of the selectors);
-    their cosine, the selectors' default, is the same on the rebalanced scale and ranks almost alike. Arms that need
+    in [-1, 1] up to sketch noise. The formula is the inner product of the vectors, which is how selectors compare them. Arms that need
     similarities to the target only get the formula itself, without a sketch. A row whose gradient is zero has no
     direction and gives NaN: it is quarantined.
 

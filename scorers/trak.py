@@ -25,7 +25,7 @@ class Trak(GradientScorer):
     right token, Phi stacks the phi of the pool's rows and lambda is `damping` times the kernel's mean eigenvalue; the
     original's lambda of zero is singular for fewer rows than numbers. Every checkpoint keeps its own kernel, unscaled, in float64.
     Vectors are C `width` numbers: (1 - p) phi for the pool, K^-1 phi for the target; their inner product is the score
-    (`metric: inner`), without a unit; positive helps. A row of the kernel meets itself in it and scores lower than one that is
+    (which selectors take), without a unit; positive helps. A row of the kernel meets itself in it and scores lower than one that is
     not (to six tenths where the kernel has twice as many rows as numbers), so by default all rows of the pool make it.
 
     Park et al., "TRAK: Attributing Model Behavior at Scale", ICML 2023.
@@ -42,10 +42,6 @@ class Trak(GradientScorer):
     damping: float = Field(1.0, gt=0, description="Added to the kernel's eigenvalues, as a share of their mean.")
     kernel_rows: int | None = Field(None, ge=1, description="Rows of the pool that the kernel is made of; null for all, at one more pass over the pool.")
     checkpoint: Literal["last", "every"] = Field("every", description="The warm-up's last checkpoint, or the mean over all of them.")
-
-    @property
-    def metric(self) -> Literal["inner"]:
-        return "inner"
 
     @property
     def sample_rows(self) -> int | None:  # type: ignore[override]  # of this instance

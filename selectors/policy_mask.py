@@ -1,99 +1,164 @@
 """A mask over the pool learnt by policy gradient, for good rows that differ from one another."""
 
-from typing import ClassVar, Literal
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, ClassVar, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
-from curate.certificate import gap_to_bound
-from curate.core import Budget, Certificate, Features, Integers, Selection
+from curate.core import Budget, Certificate, Features, Floats, Integers, Selection
 from curate.interfaces import Context, Selector
-from curate.mask_objective import MaskObjective, Wide, marginal_gradient, shared_gradient
-from curate.order import best_first, by_id, oriented_scores
-from curate.randomness import draw, row_keys
+from curate.mask_diversity import Diversity, Form, Wide
+from curate.mask_effects import effects_of
+from curate.mask_objective import MaskObjective, typical_size
+from curate.mask_policy import Climb, Credit, Policy, Reward, learn
+from curate.order import best_first, by_id, counts_rows, oriented_scores
+from curate.partitions import part, shares, shuffled_parts
 from curate.similarity import unit_rows
-
-_RANDOM_MASKS = 64
-_GREEDY_WORK = 10**11  # multiply-adds that the comparison with greedy may take; beyond, it is left out
 
 
 class PolicyMask(Selector):
     """DATAMASK (2026): maximise J(S) = w Q(S) / sigma_Q + (1 - w) D(S) / sigma_D over masks by policy gradient.
 
-    Q is the mean score and D minus the mean pairwise cosine of the kept rows; the sigmas are their deviations over
-    random masks. Each row is kept with probability sigmoid(s_i + b), b set so that the expected cost is the budget;
-    s climbs the natural policy gradient from groups of sampled masks, and the rows of largest s are kept. `credit`
-    `marginal` integrates each row's own draw out, `shared` is the plain group reward with a leave-one-out baseline.
-    The certificate reports J, a bound, a random mask's mean J and, where affordable, the J of greedy on the same
-    objective, which may be the better one. O(steps samples N D).
+    Q is the mean score, D one of three closed forms (curate/mask_diversity.py), the sigmas their deviations over random masks. Rows
+    have logits s, from which masks of exactly K rows (Plackett-Luce) or of the budget in expectation (Bernoulli) are
+    drawn; s climbs an unbiased gradient of E[J] (curate/mask_policy.py), and the best mask seen is kept. The pool is cut by
+    the hash of ids into partitions that are learnt apart, each with its share of the budget. `restarts` repeat it with
+    other seeds: the best is kept, and the curve `spread` holds the J of each. No guarantee, but a certificate: J, a bound on every mask,
+    and where affordable the J of greedy and of MMR, which may be the better ones.
+    O(restarts steps samples N D) time for `pairwise`; memory is a partition and a few numbers per row.
     """
 
     name: Literal["policy_mask"] = Field(default="policy_mask", description="The selector's name in a recipe.")
     needs: ClassVar[frozenset[str]] = frozenset({"vectors", "scores"})
+    version: ClassVar[int] = 2
     quality_weight: float = Field(default=0.5, ge=0, le=1, description="w: the weight of quality; diversity has the rest.")
     largest: bool = Field(default=True, description="Whether large scores are good.")
-    credit: Literal["marginal", "shared"] = Field(default="marginal", description="What a row is credited with: its own effect, or its mask's reward.")
-    steps: int = Field(default=100, ge=1, description="How many times the policy is updated.")
-    samples: int = Field(default=8, ge=2, description="How many masks are sampled for an update.")
-    learning_rate: float = Field(default=1.0, gt=0, description="The first step in logits, per standard deviation of the gradient; falls to 0.")
-    temperature: float = Field(default=1.0, gt=0, description="Divides the first logits, w times the standardised score: larger starts closer to uniform.")
+    diversity: Form = Field(default="pairwise", description="D: minus the mean cosine, minus the covariance's norm, or coverage of anchors.")
+    anchors: int = Field(default=64, ge=1, le=4096, description="How many rows of the pool `facility` is to cover.")
+    policy: Policy = Field(default="plackett_luce", description="Masks of exactly K rows, or of independent rows.")
+    credit: Credit = Field(default="marginal", description="What a row is credited with: its own effect, or its mask's reward.")
+    steps: int = Field(default=50, ge=1, le=100_000, description="How many times the policy is updated.")
+    samples: int = Field(default=4, ge=2, le=10_000, description="How many masks are sampled for an update.")
+    learning_rate: float = Field(default=1.0, gt=0, le=1000, description="The first step in logits, per standard deviation of the gradient; falls to 0.")
+    temperature: float = Field(default=1.0, ge=1e-3, le=1e6, description="Divides the first logits, w times the standardised score: larger is nearer uniform.")
+    restarts: int = Field(default=3, ge=1, le=1000, description="How many times it is learnt with another seed; the best is kept.")
+    partition_rows: int = Field(default=20_000, ge=2, le=10_000_000, description="The most rows that are learnt together.")
 
     def select(self, pool: Features, budget: Budget, *, target: Features | None = None, context: Context = Context()) -> Selection:
         order, rows = by_id(pool)
-        quality, vectors = oriented_scores(rows, self.largest), unit_rows(rows)
-        keys = row_keys(0, "random masks", rows.ids)
-        controls = [budget.fill(best_first(draw(keys, i)), rows) for i in range(_RANDOM_MASKS)]
-        size = round(float(np.mean([len(control) for control in controls])))
-        if min(len(control) for control in controls) == 0:
+        objective = self._objective(rows, budget)
+        if objective is None:
             return Selection.of(budget.fill(order, pool), prefix_consistent=False)
-        objective = MaskObjective(quality, vectors, self.quality_weight, size).scaled_by(controls)
         costs, capacity = budget.costs(rows)
-        kept = budget.fill(best_first(self._learn(objective, rows, costs, capacity, context.seed)), rows)
-        certificate = _certificate(objective, kept, controls, costs, capacity)
-        return Selection.of(order[kept], certificate=certificate, prefix_consistent=False)
+        parts = shuffled_parts(rows, self.partition_rows, context.seed, "policy_mask partitions")
+        budgets = [_share(budget, capacity) for capacity in shares(capacity, costs, parts)]
+        logits, curves = np.empty((self.restarts, len(rows)), np.float32), []
+        learn_part = partial(_learn, self, objective.form, objective.scales, context.seed)
+        learnt = context.cluster.map(learn_part, _Work(rows, objective.quality, parts, budgets), label="policy_mask")
+        for own, (found, curve) in zip(parts, learnt, strict=True):
+            logits[:, own] = found
+            curves += [curve] if curve is not None else []
+        masks = [_merged(rows, budget, parts, budgets, restart) for restart in logits]
+        values = np.asarray([objective.value(mask) for mask in masks])
+        best = int(np.argmax(values))
+        certificate, rivals = objective.certificate(masks[best], budget), objective.rivals(budget)
+        details = {**certificate.details, **rivals, **_spread(values, rivals.get("greedy"))}
+        climbs = dict(zip(("objective", "best"), np.mean([curve[best] for curve in curves], axis=0), strict=True)) if curves else {}
+        return Selection.of(
+            order[masks[best]],
+            certificate=replace(certificate, details=details),
+            prefix_consistent=False,
+            curves={**climbs, "spread": values},
+        )
 
-    def _learn(self, objective: MaskObjective, pool: Features, costs: Integers, capacity: int, seed: int) -> Wide:
-        """(N,) logits."""
-        deviation = float(objective.quality.std())
-        logits: Wide = self.quality_weight * (objective.quality - objective.quality.mean()) / (deviation or 1.0) / self.temperature
-        if costs.sum() <= capacity:
-            return logits
-        keys = row_keys(seed, "policy_mask", pool.ids)
-        estimate = marginal_gradient if self.credit == "marginal" else shared_gradient
-        for step in range(self.steps):
-            chances = _on_budget(logits, costs, capacity)
-            masks = np.stack([draw(keys, step * self.samples + g) < chances for g in range(self.samples)])
-            natural = estimate(objective, masks, chances) / (chances * (1 - chances))
-            spread = float(natural.std())
-            if spread > 0:
-                logits = logits + self.learning_rate * (1 - step / self.steps) * (natural - natural.mean()) / spread
-        return logits
+    def certify(self, pool: Features, budget: Budget, rows: Integers, *, target: Features | None = None, context: Context = Context()) -> Certificate | None:
+        order, ordered = by_id(pool)
+        objective = self._objective(ordered, budget)
+        if objective is None or len(rows) == 0:
+            return None
+        certificate = objective.certificate(np.argsort(order)[rows], budget)
+        return replace(certificate, details={**certificate.details, **objective.rivals(budget)})
 
-
-def _on_budget(logits: Wide, costs: Integers, capacity: int) -> Wide:
-    """(N,) sigmoid(logits + b), away from 0 and 1, with b found by bisection so that the expected cost is the capacity."""
-    low, high = -40.0 - float(logits.max()), 40.0 - float(logits.min())
-    for _ in range(50):
-        middle = (low + high) / 2
-        chances = 1 / (1 + np.exp(-np.clip(logits + middle, -40, 40)))
-        low, high = (low, middle) if costs @ chances > capacity else (middle, high)
-    return np.asarray(np.clip(chances, 1e-9, 1 - 1e-9))
-
-
-def _sizes(costs: Integers, capacity: int) -> tuple[int, int]:
-    """The fewest and the most rows of a mask within the budget that no further row fits into."""
-    cheap = np.cumsum(np.sort(costs))
-    dear = np.cumsum(-np.sort(-costs))
-    most = int(np.searchsorted(cheap, capacity, side="right"))
-    return min(max(int(np.searchsorted(dear, capacity - costs.max(), side="right")) + 1, 1), most), most
+    def _objective(self, rows: Features, budget: Budget) -> MaskObjective | None:
+        return MaskObjective.of(rows, budget, oriented_scores(rows, self.largest), self.quality_weight, self.diversity, self.anchors)
 
 
-def _certificate(objective: MaskObjective, kept: Integers, controls: list[Integers], costs: Integers, capacity: int) -> Certificate:
-    value, bound = objective.value(kept), objective.bound(*_sizes(costs, capacity))
-    random = float(np.mean([objective.value(control) for control in controls]))
-    quality, diversity = objective.terms(kept)
-    details = {"random": random, "quality": quality, "diversity": diversity}
-    details |= {"sigma_quality": objective.sigma_quality, "sigma_diversity": objective.sigma_diversity}
-    if len(kept) * objective.vectors.size <= _GREEDY_WORK:
-        details["greedy"] = objective.value(objective.greedy(costs, capacity))
-    return Certificate("mask_objective", "max", value, bound, gap_to_bound(value, bound, random), details)
+@dataclass(frozen=True)
+class _Part:
+    """Rows that are learnt together, and their share of the budget."""
+
+    number: int
+    pool: Features
+    quality: Wide
+    budget: Budget
+
+
+@dataclass(frozen=True)
+class _Work(Sequence[_Part]):
+    """The parts, each made when it is asked for, so that they are not all held at once."""
+
+    rows: Features
+    quality: Wide
+    parts: list[Integers]
+    budgets: list[Budget]
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    def __getitem__(self, number: Any) -> Any:
+        own = range(len(self))[number]
+        return _Part(own, part(self.rows, self.parts[own]), self.quality[self.parts[own]], self.budgets[own])
+
+
+def _share(budget: Budget, capacity: int) -> Budget:
+    return Budget(amount=float(capacity), unit="rows" if budget.unit == "fraction" else budget.unit)
+
+
+def _learn(fields: PolicyMask, form: Diversity, scales: tuple[float, float], seed: int, own: _Part) -> tuple[NDArray[np.float32], Floats | None]:
+    """The logits of every restart (R, n), and (R, 2, steps) the mean J of the sampled masks and that of the best so far; none where all or nothing is kept."""
+    deviation = float(own.quality.std()) or 1.0
+    first = fields.quality_weight * (own.quality - own.quality.mean()) / deviation / fields.temperature
+    costs, capacity = own.budget.costs(own.pool)
+    size = typical_size(costs, capacity)
+    if not 0 < size < len(costs):
+        return np.tile(first.astype(np.float32), (fields.restarts, 1)), None
+    reward = Reward(scales[0] * own.quality / size, effects_of(form, unit_rows(own.pool), size, scales[1]))
+    climb = Climb(fields.policy, fields.credit, fields.steps, fields.samples, fields.learning_rate)
+    logits, curves = [], []
+    for restart in range(fields.restarts):
+        generator = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed % 2**64, restart, own.number])))
+        found = learn(reward, first, costs, capacity, size, climb, generator)
+        logits.append(found.logits.astype(np.float32))
+        curves.append([found.sampled, found.best])
+    return np.stack(logits), np.asarray(curves)
+
+
+def _merged(rows: Features, budget: Budget, parts: list[Integers], budgets: list[Budget], logits: NDArray[np.float32]) -> Integers:
+    """Every part's rows of largest logit within its share, best first; then, if tokens are left over, any that fit."""
+    picks = [own[share.fill(best_first(logits[own]), part(rows, own))] for own, share in zip(parts, budgets, strict=True)]
+    kept = np.sort(np.concatenate(picks))
+    kept = kept[best_first(logits[kept])]
+    if counts_rows(budget):
+        return kept
+    others = np.ones(len(rows), np.bool_)
+    others[kept] = False
+    rest = np.flatnonzero(others)
+    return budget.fill(np.concatenate([kept, rest[best_first(logits[rest])]]), rows)
+
+
+def _spread(values: Floats, greedy: float | None) -> dict[str, float]:
+    """Mean and standard deviation of J over restarts, and where greedy is known the 95% interval of the mean's lead over it."""
+    count, mean = len(values), float(values.mean())
+    details = {"restarts": float(count), "mean": mean}
+    if count > 1:
+        details["deviation"] = float(values.std(ddof=1))
+    if count > 1 and greedy is not None:
+        from scipy.stats import t
+
+        reach = float(t.ppf(0.975, count - 1)) * details["deviation"] / count**0.5
+        details |= {"lead": mean - greedy, "lead_low": mean - greedy - reach, "lead_high": mean - greedy + reach}
+    return details

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -30,3 +31,10 @@ def test_the_command_line_starts_without_heavy_libraries(root: Path, arguments: 
 def test_a_heavy_import_would_be_seen(root: Path) -> None:
     packages, _ = imported(root, "-c", "import pyarrow")
     assert packages & HEAVY == {"pyarrow"}
+
+
+def test_one_method_says_its_formula_and_its_fields(command_line: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    assert command_line("list", "selectors", "k_center") == 0
+    assert "reads vectors" in (said := capsys.readouterr().out) and "Gonzalez" in said
+    assert command_line("list", "selectors", "k_centre") == 2
+    assert "there is no selector 'k_centre'; did you mean k_center" in capsys.readouterr().err

@@ -1,14 +1,18 @@
 """Lazy greedy against the naive greedy and against every subset, on weighted set cover, where ties abound."""
 
+from collections.abc import Sequence
 from itertools import combinations
 
 import numpy as np
 import pytest
 
-from curate.greedy import lazy_greedy
+from curate import greedy as greedy_module
+from curate.greedy import Naive, climb, lazy_greedy
+from curate.submodular.bound import knapsack, prefixes, recomputed
+from curate.submodular.objective import Objective
 
 
-class Cover:
+class Cover(Objective):
     """f(S) = the weight of the elements that some row of S covers; stale bounds are those of the empty set."""
 
     def __init__(self, covers: np.ndarray, weights: np.ndarray) -> None:
@@ -16,21 +20,35 @@ class Cover:
         self.reset()
 
     def reset(self) -> None:
-        self.held = np.zeros(self.covers.shape[1], bool)
+        self.times = np.zeros(self.covers.shape[1], int)
+
+    @property
+    def held(self) -> np.ndarray:
+        return self.times > 0
 
     @property
     def value(self) -> float:
         return float(self.weights[self.held].sum())
 
-    def upper(self) -> np.ndarray:
-        return np.asarray(self.covers @ self.weights)
+    def upper(self, rows: np.ndarray | None = None) -> np.ndarray:
+        return np.asarray((self.covers if rows is None else self.covers[rows]) @ self.weights)
 
     def gains(self, rows: np.ndarray) -> np.ndarray:
         self.calls += len(rows)
         return np.asarray((self.covers[rows] & ~self.held) @ self.weights)
 
     def add(self, row: int) -> None:
-        self.held |= self.covers[row]
+        self.times = self.times + self.covers[row]
+
+    def drop(self, row: int) -> None:
+        self.times = self.times - self.covers[row]
+
+    def after(self, sets: Sequence[np.ndarray]) -> list[tuple[float, np.ndarray]]:
+        found = []
+        for rows in sets:
+            held = self.covers[rows].any(axis=0)
+            found.append((float(self.weights[held].sum()), np.asarray((self.covers & ~held) @ self.weights)))
+        return found
 
     def of(self, rows: tuple[int, ...]) -> float:
         return float(self.weights[self.covers[list(rows)].any(axis=0)].sum()) if rows else 0.0
@@ -112,3 +130,42 @@ def test_lazy_asks_for_fewer_gains_than_naive() -> None:
     sparse.calls = 0
     lazy_greedy(sparse, np.ones(300, np.int64), 8)
     assert sparse.calls < 300 * 8 / 2
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_short_front_of_rows_takes_the_same_rows_as_the_whole_pool(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    objective, costs = cover(60, seed), np.random.default_rng(seed).integers(1, 6, 60)
+    for prices, capacity in ((np.ones(60, np.int64), 30), (costs, 70)):
+        monkeypatch.setattr(greedy_module, "_FRONT", 3)
+        short = climb(objective, prices, capacity)
+        monkeypatch.undo()
+        assert short.order.tolist() == naive(objective, prices, capacity) == climb(objective, prices, capacity, Naive).order.tolist()
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_the_bound_of_the_pass_is_the_bound_of_the_definition(seed: int) -> None:
+    objective, costs = cover(30, seed), np.random.default_rng(seed).integers(0, 6, 30)
+    for prices, capacity in ((np.ones(30, np.int64), 7), (costs, 20), (np.full(30, 3), 20)):
+        greedy = climb(objective, prices, capacity)
+        assert recomputed(objective, greedy.order, prices, capacity) == pytest.approx((greedy.value, greedy.bound))
+
+
+def test_the_bounded_prefixes_reach_their_share_of_the_budget_first() -> None:
+    assert prefixes(np.arange(1, 17), 16) == [0, 1, 2, 3, 4, 6, 8, 12, 16]
+    assert prefixes(np.asarray([9, 10]), 16) == [0, 1, 2]
+    assert prefixes(np.zeros(0, np.int64), 16) == [0]
+    spent = np.cumsum(np.random.default_rng(0).integers(0, 9, 50))
+    expected = {next(t for t in range(1, 51) if 16 * spent[t - 1] >= share * 200) for share in (1, 2, 3, 4, 6, 8, 12) if 16 * spent[-1] >= share * 200}
+    assert prefixes(spent, 200) == sorted({0, 50} | expected)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_knapsack_bound_is_the_optimum_of_the_linear_programme(seed: int) -> None:
+    from scipy.optimize import linprog
+
+    rng = np.random.default_rng(seed)
+    gains, costs, capacity = rng.normal(size=9), rng.integers(0, 6, 9), int(rng.integers(1, 14))
+    open_rows = np.where(costs <= capacity, 1.0, 0.0)
+    best = -linprog(-gains, A_ub=costs[None, :], b_ub=[capacity], bounds=[(0, top) for top in open_rows]).fun
+    assert knapsack(gains, costs, capacity) == pytest.approx(best)
+    assert knapsack(gains, np.full(9, 3), 8, unit=3) == pytest.approx(np.maximum(np.sort(gains)[-2:], 0).sum())

@@ -1,5 +1,7 @@
 """Similarities, sorted lists and nearest neighbours against float64 brute force."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -7,7 +9,8 @@ from curate import similarity as service
 from curate.core import Features
 from curate.errors import DataError, NumericError
 from curate.order import best_first, by_id
-from curate.similarity import Rankings, nearest, similarity, unit_rows
+from curate.similarity import Rankings, Similarities, nearest, similarity, unit_rows
+from curate.testing.selection import OnDisk
 
 
 def rows(n: int, width: int = 5, seed: int = 0) -> Features:
@@ -31,6 +34,29 @@ def test_the_size_of_a_block_changes_nothing(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(service, "_BLOCK", 17)
     assert np.array_equal(similarity(pool, target), whole[0])
     assert np.array_equal(nearest(unit_rows(pool), 7, backend="numpy")[0], whole[1][0])
+
+
+@pytest.mark.parametrize(("block", "entries"), [(1, 1 << 21), (7, 1 << 21), (2048, 12), (2048, 1)])
+def test_blocks_of_any_size_hold_what_the_whole_matrix_does(monkeypatch: pytest.MonkeyPatch, block: int, entries: int) -> None:
+    pool, target = rows(53, 6), rows(4, 6, seed=1)
+    whole = similarity(pool, target)
+    given = Features(pool.ids, pool.lengths, similarity=OnDisk(whole.T.astype(np.float16)))
+    monkeypatch.setattr(service, "_BLOCK", block)
+    monkeypatch.setattr(service, "_ENTRIES", entries)
+    for alike, wanted in ((Similarities(pool, target), whole), (Similarities(given, target), whole.astype(np.float16))):
+        for _ in range(2):
+            found = list(alike.blocks())
+            assert max(len(values) for _, values in found) <= max(1, min(block, entries // 4))
+            assert [start for start, _ in found] == np.cumsum([0, *(len(values) for _, values in found[:-1])]).tolist()
+            assert np.array_equal(np.concatenate([values for _, values in found]), wanted.T)
+        assert alike.shape == (53, 4)
+
+
+def test_inner_products_that_float32_cannot_hold_are_refused_by_name() -> None:
+    pool = Features.from_arrays(vectors=[[1.0, 1.0], [1e30, 1.0]], ids=["a", "huge"])
+    with pytest.raises(NumericError, match="row huge"):
+        similarity(pool, Features.from_arrays(vectors=[[1e30, 0.0]]), metric="inner")
+    assert np.isfinite(similarity(pool, Features.from_arrays(vectors=[[1e30, 0.0]]))).all()
 
 
 def test_a_given_similarity_is_used_and_follows_the_ids_of_the_target() -> None:
@@ -83,6 +109,12 @@ def test_best_first_is_a_stable_descending_sort() -> None:
         assert best_first(values, count).tolist() == np.argsort(-values, kind="stable")[:count].tolist()
 
 
+def test_a_pool_in_the_order_of_its_ids_is_handed_on_without_a_copy() -> None:
+    pool = Features(np.asarray(["a", "b", "c"]), np.ones(3, np.int64), vectors=OnDisk(np.eye(3)))
+    order, same = by_id(pool)
+    assert same is pool and order.tolist() == [0, 1, 2]
+
+
 def test_sorting_by_id_moves_every_array_together() -> None:
     pool = Features.from_arrays(scores=[1.0, 2.0, 3.0], ids=["c", "a", "b"], lengths=[10, 20, 30])
     order, moved = by_id(pool)
@@ -90,3 +122,15 @@ def test_sorting_by_id_moves_every_array_together() -> None:
     assert pool.ids[order].tolist() == moved.ids.tolist()
     assert moved.scores is not None and moved.scores.tolist() == [2.0, 3.0, 1.0]
     assert moved.lengths.tolist() == [20, 30, 10]
+
+
+def test_vectors_are_compared_as_they_are_meant_unless_a_metric_is_given() -> None:
+    rng = np.random.default_rng(3)
+    pool = Features.from_arrays(vectors=rng.normal(size=(5, 3)))
+    goal = Features.from_arrays(vectors=rng.normal(size=(2, 3)))
+    dots = np.asarray(goal.vectors) @ np.asarray(pool.vectors).T
+    lengths = np.linalg.norm(goal.vectors, axis=1)[:, None] * np.linalg.norm(pool.vectors, axis=1)
+    meant = replace(pool, metric="inner")
+    np.testing.assert_allclose(similarity(meant, goal), dots, rtol=1e-6)
+    np.testing.assert_allclose(similarity(pool, goal), dots / lengths, rtol=1e-6)
+    np.testing.assert_allclose(similarity(meant, goal, metric="cosine"), dots / lengths, rtol=1e-6)

@@ -5,10 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from curate.core import Budget, Features, Selection, Unit
+from curate.core import Budget, Features, Selection, Unit, Written
 from curate.errors import CurateError
 from curate.interfaces import Context, Selector
+from curate.order import subset
 from curate.testing.component import Nonconforming, check_identity, require
+from curate.testing.selection import check_promises, same
 
 _ARRAYS = ("ids", "lengths", "vectors", "scores", "similarity", "groups", "supervised")
 
@@ -30,6 +32,7 @@ def check_selector(selector: Selector, *, features: Features | None = None, targ
     _check_determinism(selector, pool, goal)
     _check_edges(selector, pool, goal)
     _check_refusals(selector, pool, goal)
+    check_promises(selector, pool, goal)
     for role, side, copies in zip(("pool", "target"), (pool, goal), before, strict=True):
         for name, value in copies.items():
             require(bool(np.array_equal(value, getattr(side, name))), f"{selector.name}: changes the {role}'s {name}")
@@ -46,6 +49,7 @@ def sample_features(rows: int, *, width: int = 6, seed: int = 0) -> Features:
     return Features.from_arrays(
         vectors=rng.normal(size=(rows, width)).astype(np.float32),
         scores=rng.normal(size=rows),
+        content=[Written(turns=(("user", f"question {i}"), ("assistant", f"answer {i}"))) for i in range(rows)],
         ids=[f"row-{i:05d}" for i in range(rows)],
         lengths=lengths,
         supervised=np.maximum(lengths // 2, 1),
@@ -59,12 +63,6 @@ def _near(pool: Features, rows: int) -> Features:
     rng = np.random.Generator(np.random.Philox(1))
     vectors = np.asarray(pool.vectors)[rng.choice(len(pool), rows, replace=False)]
     return Features.from_arrays(vectors=vectors + 0.1 * rng.normal(size=vectors.shape), ids=[f"goal-{i}" for i in range(rows)])
-
-
-def _take(features: Features, rows: Any) -> Features:
-    held = {name: getattr(features, name) for name in _ARRAYS}
-    moved: dict[str, Any] = {name: None if value is None else np.asarray(value)[rows] for name, value in held.items()}
-    return replace(features, **moved)
 
 
 def _check_budgets(selector: Selector, pool: Features, target: Features) -> None:
@@ -94,19 +92,15 @@ def _check_determinism(selector: Selector, pool: Features, target: Features) -> 
     rng = np.random.Generator(np.random.Philox(2))
     for budget in (Budget(amount=9), Budget(amount=float(pool.lengths.sum() // 3), unit="tokens")):
         once, again = (selector.select(pool, budget, target=target, context=Context(seed=5)) for _ in range(2))
-        require(_same(pool, once, pool, again), f"{selector.name}: the same seed gives different rows or weights")
+        require(same(pool, once, pool, again), f"{selector.name}: the same seed gives different rows or weights")
         if not selector.seeded:
             other = selector.select(pool, budget, target=target, context=Context(seed=6))
-            require(_same(pool, once, pool, other), f"{selector.name}: says that it is not seeded, but another seed gives other rows")
+            require(same(pool, once, pool, other), f"{selector.name}: says that it is not seeded, but another seed gives other rows")
         twin = type(selector).model_validate(selector.model_dump()).select(pool, budget, target=target, context=Context(seed=5))
-        require(_same(pool, once, pool, twin), f"{selector.name}: an instance with equal fields gives different rows")
-        shuffled, goals = _take(pool, rng.permutation(len(pool))), _take(target, rng.permutation(len(target)))
+        require(same(pool, once, pool, twin), f"{selector.name}: an instance with equal fields gives different rows")
+        shuffled, goals = subset(pool, rng.permutation(len(pool))), subset(target, rng.permutation(len(target)))
         moved = selector.select(shuffled, budget, target=goals, context=Context(seed=5))
-        require(_same(pool, once, shuffled, moved), f"{selector.name}: another order of the pool or target gives other rows")
-
-
-def _same(pool: Features, one: Selection, other_pool: Features, other: Selection) -> bool:
-    return pool.ids[one.indices].tolist() == other_pool.ids[other.indices].tolist() and bool(np.allclose(one.weights, other.weights))
+        require(same(pool, once, shuffled, moved), f"{selector.name}: another order of the pool or target gives other rows")
 
 
 def _check_edges(selector: Selector, pool: Features, target: Features) -> None:
@@ -116,13 +110,13 @@ def _check_edges(selector: Selector, pool: Features, target: Features) -> None:
         require(len(kept) == min(amount, n), f"{selector.name}: keeps {len(kept)} rows of {n} for a budget of {amount}")
     nothing = selector.select(pool, Budget(amount=0.0, unit="tokens"), target=target)
     require(len(nothing) == 0, f"{selector.name}: keeps rows for a budget of no tokens")
-    _full(selector, _take(pool, np.asarray([3])), Budget(amount=1.0), target)
-    _full(selector, pool, Budget(amount=6.0), _take(target, np.asarray([0])))
+    _full(selector, subset(pool, np.asarray([3])), Budget(amount=1.0), target)
+    _full(selector, pool, Budget(amount=6.0), subset(target, np.asarray([0])))
     rows = np.arange(n)
     equal = replace(pool, scores=np.ones(n), vectors=None if pool.vectors is None else np.asarray(pool.vectors)[np.zeros(n, np.int64)])
     kept = _full(selector, equal, Budget(amount=6.0), target)
-    back = selector.select(_take(equal, rows[::-1]), Budget(amount=6.0), target=target)
-    require(_same(equal, kept, _take(equal, rows[::-1]), back), f"{selector.name}: ties between equal rows are not settled by id")
+    back = selector.select(subset(equal, rows[::-1]), Budget(amount=6.0), target=target)
+    require(same(equal, kept, subset(equal, rows[::-1]), back), f"{selector.name}: ties between equal rows are not settled by id")
 
 
 def _check_refusals(selector: Selector, pool: Features, target: Features) -> None:

@@ -68,7 +68,7 @@ def test_an_arm_that_only_compares_with_the_target_gets_exact_similarities_and_n
 def test_the_rows_it_takes_are_those_of_a_wide_sketch(run: Run, tmp_path: Path) -> None:
     taken = []
     for feature in ("less", "{name: less, similarity: sketch, width: 65536}"):
-        assert run(feature, "{vectors: f, selector: {name: round_robin, metric: inner}}") == 0
+        assert run(feature, "{vectors: f, selector: round_robin}") == 0
         key = next(row["key"] for row in results(tmp_path)["selections"] if row["arm"] == "a")
         import pyarrow.parquet as pq
 
@@ -227,13 +227,16 @@ def test_factored_vectors_have_a_pilot_of_their_own_width(run: Run, tmp_path: Pa
 
 
 def test_an_arm_that_compares_cosines_of_vectors_meant_for_inner_products_is_told(run: Run, tmp_path: Path) -> None:
-    assert run("{name: trak, width: 32}", ROUND_ROBIN) == 0
+    cosines = "{vectors: f, selector: {name: round_robin, metric: cosine}}"
+    assert run("{name: less, direction: sgd, normalise: none}", cosines) == 0
+    assert any("a reads exact inner products, to which metric: cosine does not apply" in line for line in results(tmp_path)["warnings"])
+    assert run("{name: trak, width: 32}", cosines) == 0
     assert any("trak is the inner product of its vectors, but a compares their cosines" in line for line in results(tmp_path)["warnings"])
-    assert run("{name: trak, width: 32}", "{vectors: f, selector: {name: round_robin, metric: inner}}") == 0
+    assert run("{name: trak, width: 32}", ROUND_ROBIN) == 0
     assert not any("inner product" in line for line in results(tmp_path)["warnings"])
 
 
 def test_every_checkpoint_of_trak_counts_on_disk(run: Run, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    assert run("{name: trak, width: 64}", "{vectors: f, selector: {name: round_robin, metric: inner}}", until="score") == 0
+    assert run("{name: trak, width: 64}", "{vectors: f, selector: round_robin}", until="score") == 0
     assert "120 rows of 128 numbers" in capsys.readouterr().err
     assert manifests(tmp_path, "features")[0]["summary"]["width"] == 128

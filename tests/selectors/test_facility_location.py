@@ -8,6 +8,7 @@ import pytest
 from curate.core import Budget, Features
 from curate.facility import DenseFacility, SparseFacility
 from curate.selectors.facility_location import FacilityLocation
+from curate.submodular.graph import Graph
 
 
 def pool(n: int, seed: int = 0, width: int = 6) -> Features:
@@ -88,13 +89,17 @@ def test_kept_bounds_stay_above_the_exact_gains_and_close_to_them(sparse: bool) 
     alike = kernel(pool(200)).astype(np.float32)
     alike = np.maximum(alike, alike.T)
     near = np.argsort(-alike, axis=1, kind="stable")[:, :30]
-    objective = SparseFacility(near, np.take_along_axis(alike, near, axis=1).astype(np.float64)) if sparse else DenseFacility(alike)
+    few = Graph(near.astype(np.int32), np.take_along_axis(alike, near, axis=1).astype(np.float64))
+    objective = SparseFacility(few) if sparse else DenseFacility(alike)
     for row in np.random.default_rng(0).permutation(200)[:40].tolist():
         exact, upper, before = objective.gains(np.arange(200)), objective.upper(), objective.value
         assert (upper >= exact).all()
         assert np.allclose(upper, exact, atol=0.01)
         objective.add(row)
         assert objective.value - before == pytest.approx(exact[row], abs=1e-5)
+        if row % 4 == 0:
+            objective.drop(row)
+            assert np.allclose(objective.gains(np.arange(200)), exact, atol=1e-5)
 
 
 def test_greedy_never_prefers_a_copy_of_a_kept_row_to_another_cluster() -> None:

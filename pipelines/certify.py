@@ -1,0 +1,81 @@
+"""Certify: every certificate of a finished run, computed again from the stored features and held against what the run said."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic_core import to_json
+
+from curate.arm import Arm
+from curate.composition import certify
+from curate.core import Artifact, Budget
+from curate.errors import IntegrityError
+from curate.interfaces import Context
+from curate.pipelines.check import stages_of
+from curate.pipelines.select import certificate_fields, read_selection, recorded
+from curate.store import Store
+
+_CLOSE = 1e-6
+
+
+@dataclass
+class Certified:
+    """What came of it, by the labels of the selections."""
+
+    equal: list[str] = field(default_factory=list)
+    without: dict[str, str] = field(default_factory=dict)  # selections that have no certificate, and their selector
+    other_version: list[str] = field(default_factory=list)
+
+
+def certify_run(directory: Path, store: Path) -> Certified:
+    """Recompute all certificates of the run; IntegrityError with every one that differs."""
+    found, wrong = Certified(), []
+    place = Store(store)
+    for label, key in {stage["label"]: stage["key"] for stage in stages_of(directory) if stage["stage"] == "selection"}.items():
+        artifact = place.find(key)
+        if artifact is None:
+            raise IntegrityError(f"{store / key} is missing or damaged; run the recipe again to compute it")
+        arm = _arm(artifact.manifest["fields"])
+        if artifact.manifest["version"] != arm.selector.version:
+            found.other_version.append(label)
+            continue
+        claimed = artifact.manifest["summary"]["certificate"]
+        again = _again(place, artifact, arm)
+        if difference := _difference(claimed, again):
+            wrong.append(f"{label}: {difference}")
+        elif claimed is None:
+            found.without[label] = arm.selector.name
+        else:
+            found.equal.append(label)
+    if wrong:
+        raise IntegrityError("\n".join(wrong) + "\nthese certificates are not those of the rows: the stored selection or its record was changed")
+    return found
+
+
+def _arm(fields: Mapping[str, Any]) -> Arm:
+    """The arm that a stored selection was made by."""
+    steps = [{"selector": step["selector"], "keep": step["keep"]} for step in fields.get("filters", [])]
+    return Arm.model_validate_json(to_json({"selector": fields["selector"], "filters": steps, "rules": fields.get("rules", {})}))
+
+
+def _again(store: Store, artifact: Artifact, arm: Arm) -> dict[str, Any] | None:
+    pool, positions, target = recorded(store, artifact.manifest["summary"]["given"]).features()
+    rows = np.searchsorted(positions, read_selection(artifact)["row"])
+    fields = artifact.manifest["fields"]
+    budget, context = Budget.parse(fields["budget"]), Context(seed=fields["seed"])
+    found = certify(arm.selector, pool, budget, rows, rules=arm.rules, filters=arm.filters, target=target, context=context)
+    return certificate_fields(found) if found else None
+
+
+def _difference(claimed: Mapping[str, Any] | None, again: Mapping[str, Any] | None) -> str:
+    if claimed is None or again is None:
+        return "" if claimed is again else f"the run has {'no' if claimed is None else 'a'} certificate, the features give {'none' if again is None else 'one'}"
+    if claimed["kind"] != again["kind"]:
+        return f"a {claimed['kind']} is claimed, the features give a {again['kind']}"
+    for name in ("objective", "bound", "gap"):
+        one, other = claimed[name], again[name]
+        if (one is None) != (other is None) or (one is not None and abs(one - other) > _CLOSE * max(1.0, abs(one), abs(other))):
+            return f"{name} {one} is claimed, the features give {other}"
+    return ""

@@ -1,0 +1,72 @@
+"""Certificates of a run are recomputed from its features, filters and rules included, and one that was changed is found."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+Command = Callable[..., int]
+
+RECIPE = """
+name: certified
+pool: {{synthetic: pool, rows: 200, group: kind}}
+target: {{rare: {{synthetic: target, rows: 8, group: kind}}}}
+model: {{path: {model}, max_length: 96}}
+features:
+  hidden: {{name: rds}}
+  surprise: loss
+arms:
+  cover: {{vectors: hidden, selector: facility_location}}
+  ruled:
+    vectors: hidden
+    scores: surprise
+    selector: k_center
+    filters: [{{selector: {{name: top_k, largest: false}}, keep: 50%}}]
+    rules: {{tokens: [10, 90], quotas: [{{by: length, bands: [30], max: {{"30+": 40%}}}}]}}
+  near: {{vectors: hidden, selector: round_robin}}
+budgets: [{budgets}]
+seeds: [0, 1]
+baselines: [random]
+evaluate: {{task: likelihood, data: {{synthetic: test, rows: 10}}}}
+"""
+
+
+@pytest.fixture
+def chosen(curate: Command, tiny: Path, tmp_path: Path) -> Callable[..., int]:
+    """A command on a run whose rows have been selected."""
+    (tmp_path / "certified.yaml").write_text(RECIPE.format(model=tiny, budgets="20"))
+    where = ["--store", tmp_path / "store", "--runs", tmp_path / "runs"]
+    assert curate("run", tmp_path / "certified.yaml", *where, "--until", "select", "--workers", 1, "--quiet") == 0
+    return lambda: curate("verify", "certified", *where)
+
+
+def test_every_certificate_is_recomputed_and_a_changed_one_is_found(
+    chosen: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert chosen() == 0
+    said = capsys.readouterr().out
+    assert "certificates: 4 of 8 selections have one" in said and "none is claimed by random, round_robin" in said
+    manifests = [path for path in (tmp_path / "store").glob("selection-*/manifest.json") if json.loads(path.read_bytes())["summary"]["certificate"]]
+    ruled = next(path for path in manifests if json.loads(path.read_bytes())["fields"]["selector"]["name"] == "k_center")
+    document = json.loads(ruled.read_bytes())
+    assert document["fields"]["filters"][0]["keep"] == "50%" and document["fields"]["rules"]["tokens"] == [10, 90]
+    document["summary"]["certificate"]["objective"] *= 0.9
+    ruled.write_text(json.dumps(document))
+    assert chosen() == 8
+    assert "ruled 20 seed" in (message := capsys.readouterr().err) and "is claimed, the features give" in message
+
+
+def test_an_elbow_ends_the_arms_that_have_one_and_refuses_the_others(
+    curate: Command, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "elbow.yaml"
+    path.write_text(RECIPE.format(model=tiny, budgets='"elbow 25%"'))
+    assert curate("validate", path) == 2
+    assert "arms.ruled: a budget of elbow needs gains that fall" in capsys.readouterr().err
+    path.write_text(RECIPE.format(model=tiny, budgets='"elbow 25%"').split("  ruled:")[0] + "budgets" + path.read_text().split("budgets")[1])
+    where = ["--store", tmp_path / "store", "--runs", tmp_path / "runs"]
+    assert curate("run", path, *where, "--until", "select", "--workers", 1, "--quiet", "--json") == 0
+    rows = {row["arm"]: row["rows"] for row in json.loads(capsys.readouterr().out)["selections"]}
+    assert rows["random"] == 50 and 0 < rows["cover"] < 50
+    assert curate("verify", "certified", *where) == 0
