@@ -50,6 +50,14 @@ class GradientScorer(PassScorer, VectorScorer):
         return True
 
     @property
+    def prepared(self) -> Scorer:
+        return self.unprojected() if self.exact else self
+
+    def unprojected(self) -> Self:
+        """The scorer of the same exact inner products with all fields at their defaults that say how vectors are projected and stored."""
+        return self.model_copy(update={name: field.default for name, field in type(self).model_fields.items() if name in self.projecting})
+
+    @property
     def numbers(self) -> int:
         """The width, where none was chosen the default."""
         return DEFAULT_WIDTH if self.width == "auto" else self.width

@@ -1,7 +1,7 @@
 """LESS: influence of a pool row on a target row, through the gradients of a short warm-up."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -41,6 +41,7 @@ class Less(GradientScorer):
     """
 
     name: Literal["less"] = "less"
+    projecting: ClassVar[frozenset[str]] = GradientScorer.projecting | {"rebalance"}
 
     direction: Literal["adam", "adam_less", "sgd", "sign"] = Field(
         "adam",
