@@ -1,11 +1,11 @@
 """Facility location over nearest neighbours: as good as over the full matrix, and how much faster than apricot? And a million rows.
 
     python benchmarks/facility_neighbours.py [repetitions]
-    python benchmarks/facility_neighbours.py million [rows] [kept]
+    python benchmarks/facility_neighbours.py million [rows] [kept] [width]
 
 The first: 20,000 rows of 128 numbers from vectors to rows, by turns, process CPU seconds on one thread; quality is (f - random) / (dense greedy -
 random), f over the full matrix. apricot-select is said to be absent where it is not installed. The second: one selection with all defaults
-on all cores, its time, the recall of its neighbours, and the most memory that the process ever held.
+on all cores, its time, the recall of its neighbours, and the most memory that the process ever held; with a GPU its neighbours are searched there, exactly.
 """
 
 import os
@@ -22,6 +22,7 @@ from numpy.typing import NDArray  # noqa: E402
 
 from curate.certificate import random_control  # noqa: E402
 from curate.core import Budget, Features  # noqa: E402
+from curate.interfaces import Context  # noqa: E402
 from curate.selectors.facility_location import FacilityLocation  # noqa: E402
 
 
@@ -82,18 +83,23 @@ def value(alike: NDArray[np.float32], rows: NDArray[np.int64]) -> float:
     return float(alike[rows].max(axis=0).sum(dtype=np.float64))
 
 
-def million(rows: int = 1_000_000, kept: int = 10_000) -> None:
+def million(rows: int = 1_000_000, kept: int = 10_000, width: int = 128) -> None:
     from resource import RUSAGE_SELF, getrusage
 
-    pool = mixture(rows)
+    import torch
+
+    pool = mixture(rows, width)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    selector = FacilityLocation(exact_limit=rows) if device == "cuda" else FacilityLocation()
     wall, cpu = time.time(), time.process_time()
-    kept_rows = FacilityLocation().select(pool, Budget(amount=kept))
+    kept_rows = selector.select(pool, Budget(amount=kept), context=Context(device=device))
     wall, cpu = time.time() - wall, time.process_time() - cpu
     certificate = kept_rows.certificate
     if certificate is None:
         raise SystemExit("nothing was kept")
-    print(f"{rows} rows, {kept} kept: {wall:.0f} s, {cpu:.0f} CPU seconds, at most {getrusage(RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
-    print(f"  recall {certificate.details['recall']:.3f}, f {certificate.objective:.0f} of at most {certificate.bound:.0f}, gap {certificate.gap:.3f}")
+    most = getrusage(RUSAGE_SELF).ru_maxrss / 2**20
+    print(f"{rows} rows of {width} numbers, {kept} kept, on {device}: {wall:.0f} s, {cpu:.0f} CPU seconds, at most {most:.2f} GiB")
+    print(f"  recall {certificate.details.get('recall', 1.0):.3f}, f {certificate.objective:.0f} of at most {certificate.bound:.0f}, gap {certificate.gap:.3f}")
 
 
 if __name__ == "__main__":

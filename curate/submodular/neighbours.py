@@ -18,6 +18,8 @@ from curate.submodular.graph import Graph
 
 Unit = NDArray[np.float32]
 Search = Callable[[Unit, int], Integers]  # (rows (B, D), count) -> (B, count) the most alike pool rows, in any order
+Products = Callable[[Integers, Unit], NDArray[np.float64]]  # (pool rows (B, m), rows (B, D)) -> (B, m) their inner products
+Backend = tuple[Search, Products]
 
 _BLOCK = 4096  # rows searched at a time: smaller blocks search slower
 _PART = 256  # rows refined at a time
@@ -42,8 +44,9 @@ def neighbour_graph(vectors: Unit, depth: int, *, exact_limit: int, recall: floa
     return _approximate(vectors, depth, recall)
 
 
-def exact_neighbours(vectors: Unit, depth: int, search: Search) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+def exact_neighbours(vectors: Unit, depth: int, backend: Backend) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
     """(N, depth) the most alike rows, ties by the lower row, and their cosines in float64."""
+    search, products = backend
     n = len(vectors)
     fetched = min(depth + _SPARE, n)
     found, cosines = np.empty((n, depth), np.int32), np.empty((n, depth))
@@ -51,14 +54,14 @@ def exact_neighbours(vectors: Unit, depth: int, search: Search) -> tuple[NDArray
         candidates = np.sort(search(vectors[start : start + _BLOCK], fetched), axis=1)
         for first in range(0, len(candidates), _PART):
             part = slice(start + first, start + min(first + _PART, len(candidates)))
-            found[part], cosines[part] = _refined(vectors, part, candidates[first : first + _PART], depth)
+            found[part], cosines[part] = _refined(vectors, part, candidates[first : first + _PART], depth, products)
     return found, cosines
 
 
-def _refined(vectors: Unit, part: slice, near: Integers, depth: int) -> tuple[Integers, NDArray[np.float64]]:
+def _refined(vectors: Unit, part: slice, near: Integers, depth: int, products: Products) -> tuple[Integers, NDArray[np.float64]]:
     """The most alike of the candidates (B, m > depth unless they are the whole pool), in float64."""
     block = vectors[part]
-    exact = np.einsum("bmd,bd->bm", vectors[near], block, dtype=np.float64)
+    exact = products(near, block)
     order = np.argsort(-exact, axis=1, kind="stable")[:, :depth]
     found, cosines = np.take_along_axis(near, order, 1), np.take_along_axis(exact, order, 1)
     if near.shape[1] < len(vectors):
@@ -74,11 +77,15 @@ def _cosines(vectors: Unit, row: Unit) -> NDArray[np.float64]:
     return np.concatenate([np.einsum("md,d->m", vectors[start : start + 4096].astype(np.float64), wide) for start in range(0, len(vectors), 4096)])
 
 
-def _on_cpu(vectors: Unit) -> Search:
+def _on_cpu(vectors: Unit) -> Backend:
     faiss = _faiss()
-    if faiss is None:
-        return lambda block, count: _largest(block @ vectors.T, count)
-    return lambda block, count: np.asarray(faiss.knn(block, vectors, count, metric=faiss.METRIC_INNER_PRODUCT)[1])
+
+    def search(block: Unit, count: int) -> Integers:
+        if faiss is None:
+            return _largest(block @ vectors.T, count)
+        return np.asarray(faiss.knn(block, vectors, count, metric=faiss.METRIC_INNER_PRODUCT)[1])
+
+    return search, lambda near, block: np.asarray(np.einsum("bmd,bd->bm", vectors[near], block, dtype=np.float64))
 
 
 def _largest(alike: Unit, count: int) -> Integers:
@@ -86,16 +93,21 @@ def _largest(alike: Unit, count: int) -> Integers:
     return np.argpartition(alike, n - count, axis=1)[:, n - count :]
 
 
-def _on_device(vectors: Unit, device: str) -> Search:
+def _on_device(vectors: Unit, device: str) -> Backend:
     import torch
 
     held = torch.from_numpy(vectors).to(device)
+
+    def products(near: Integers, block: Unit) -> NDArray[np.float64]:
+        candidates = held[torch.from_numpy(near).to(device)].double()
+        found: NDArray[np.float64] = torch.bmm(candidates, torch.from_numpy(block).to(device).double().unsqueeze(2)).squeeze(2).cpu().numpy()
+        return found
 
     def search(block: Unit, count: int) -> Integers:
         near: Integers = torch.topk(torch.from_numpy(block).to(device) @ held.T, count, dim=1).indices.cpu().numpy()
         return near
 
-    return search
+    return search, products
 
 
 def _faiss() -> Any:
@@ -130,7 +142,7 @@ def _approximate(vectors: Unit, depth: int, recall: float) -> Graph:
 def _probe(index: Any, vectors: Unit, depth: int, recall: float) -> float:
     """Set how many cells a search looks into: as few as reach the recall on a sample of rows, which is returned."""
     sample = vectors[np.unique(np.linspace(0, len(vectors) - 1, _SAMPLE).astype(np.int64))]
-    true = _on_cpu(vectors)(sample, depth)
+    true = _on_cpu(vectors)[0](sample, depth)
     index.nprobe = min(4, index.nlist)
     while True:
         found = index.search(sample, depth)[1]

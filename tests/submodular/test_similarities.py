@@ -105,3 +105,12 @@ def test_a_graph_reads_the_same_by_column_as_by_row() -> None:
         served, alike, starts = graph.served(np.asarray(rows, np.int64))
         assert graph.sums(alike, starts) == pytest.approx(whole[:, rows].sum(axis=0))
         assert sorted(served.tolist()) == sorted(np.nonzero(whole[:, rows])[0].tolist())
+
+
+@pytest.mark.gpu
+def test_neighbours_searched_on_a_gpu_are_those_of_the_cpu() -> None:
+    rows = unit(3000, width=32)
+    rows[500:540] = rows[500]
+    here, there = (neighbour_graph(rows, 16, exact_limit=3000, recall=0.9, device=device) for device in ("cpu", "cuda"))
+    assert np.array_equal(here.near, there.near)
+    assert np.allclose(here.alike, there.alike, atol=1e-12)
