@@ -41,7 +41,7 @@ arms:
   sketch: {{vectors: sketch, selector: facility_location}}
   influence: {{vectors: influence, selector: round_robin}}
   woodbury: {{vectors: woodbury, selector: round_robin}}
-  trak: {{vectors: trak, selector: {round_robin}}}
+  trak: {{vectors: trak, selector: round_robin}}
   hidden: {{vectors: hidden, selector: facility_location}}
   loss: {{scores: loss, selector: top_k}}
   error: {{scores: error, selector: coverage}}
