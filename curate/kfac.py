@@ -47,16 +47,17 @@ class Eigenbasis:
 
 
     def half(self, left: Tensor, right: Tensor) -> Tensor:
-        """Q^T F^{-1/2} G for G = sum_t left_t right_t^T, (B, T, O) and (B, T, I) to (B, O, I) float32: its inner products are those through F^{-1}.
+        """F^{-1/2} G for G = sum_t left_t right_t^T, (B, T, O) and (B, T, I) to (B, O, I) float32: its inner products are those through F^{-1}.
 
-        Orthogonal rotations keep float32's precision, and nothing is divided by less than the ridge. Whichever is cheaper is rotated, factors or product.
+        The symmetric root, rotated back: which of many eigenbases the device's solver gave does not show. Rotations keep float32's precision,
+        and nothing is divided by less than the ridge. Whichever is cheaper is rotated first, the factors or their product.
         """
         tokens, high, wide = left.shape[1], left.shape[2], right.shape[2]
         if tokens * (high**2 + wide**2) < high * wide * (high + wide):
             rotated = sums_of_outer_products(left.float() @ self.deltas, right.float() @ self.inputs)
         else:
             rotated = self.deltas.T @ sums_of_outer_products(left, right) @ self.inputs
-        return rotated * (self.eigenvalues + self.ridge).rsqrt().float()
+        return self.deltas @ (rotated * (self.eigenvalues + self.ridge).rsqrt().float()) @ self.inputs.T
 
 
 class FactorSums:

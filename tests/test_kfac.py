@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -103,6 +104,9 @@ def test_products_of_halves_are_products_through_the_inverse_by_either_way(token
     half = fisher.layers[LAYER].half(left, right).flatten(1).double()
     wanted = whole.flatten(1) @ fisher.apply(LAYER, whole).flatten(1).T
     torch.testing.assert_close(half @ half.T, wanted, rtol=1e-4, atol=1e-5 * float(wanted.abs().max()))
+    basis = fisher.layers[LAYER]
+    flipped = replace(basis, deltas=-basis.deltas, inputs=basis.inputs * torch.tensor([1.0, -1.0, -1.0, 1.0]))  # as another solver gives them
+    torch.testing.assert_close(flipped.half(left, right).flatten(1).double(), half, rtol=1e-4, atol=1e-5 * float(half.abs().max()))
 
 
 @pytest.mark.parametrize("tokens", ["one", "one or two"])
