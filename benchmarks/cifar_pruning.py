@@ -188,12 +188,15 @@ def interval(values: NDArray[np.float64]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("path", type=Path)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("path", type=Path, nargs="?")
+    parser.add_argument("--out", type=Path, default=Path("cifar-pruning"))
     parser.add_argument("--iterations", type=int, default=40_000)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=float("inf"))
     given = parser.parse_args()
+    if given.path is None:
+        print("CIFAR-10 does not ship; give its training images as a parquet file with label and jpeg, img or image")
+        return
     end = time.monotonic() + given.seconds
     images = Images(given.path, "cuda" if torch.cuda.is_available() else "cpu")
     ledger = Ledger(given.out, {"iterations": given.iterations, "batch": BATCH, "rows": len(images.train[1])})

@@ -1,6 +1,6 @@
 """Selectors over ten million rows: does the cost grow as a straight line, and does memory stay at a few numbers per row?
 
-    python benchmarks/ten_million_rows.py [rows]
+    python benchmarks/ten_million_rows.py [rows, a million by default]
 
 Rows of width 64 in 64 modes are made block by block by a counter-based generator whenever they are read, so that no vectors are held: what a
 run adds to ids, lengths and scores is the selector's own. Each selector keeps 1 % of the rows for a target of 32, at an eighth,
@@ -144,4 +144,4 @@ if __name__ == "__main__":
     if len(sys.argv) == 3:
         print(json.dumps(one(sys.argv[1], int(sys.argv[2]))))
     else:
-        main(int(sys.argv[1]) if len(sys.argv) == 2 else 10_000_000)
+        main(int(sys.argv[1]) if len(sys.argv) == 2 else 1_000_000)
