@@ -4,8 +4,8 @@ from statistics import fmean
 
 from curate.report.fidelity import fidelity_lines
 from curate.report.results import Comparison, Results
-from curate.report.tables import Kinds, Section, Task, higher_is_better, kinds, outcome
-from curate.report.wording import count
+from curate.report.tables import Kinds, Proof, Section, Task, higher_is_better, kinds, outcome, proofs
+from curate.report.wording import count, number
 
 _APART = 1.25  # trained tokens that differ by more than this factor are worth a word
 
@@ -29,7 +29,23 @@ def notes(results: Results, found: list[Section]) -> list[str]:
         )
     if any(c.seeds == 1 for c in differences if c.arm not in ("zero_shot", "full")):
         lines.append("Some arms ran with one seed: their intervals cover the choice of items, not the luck of training.")
-    return lines + [line for section in found for line in _accounts(section, kinds(results, section))] + fidelity_lines(results.features)
+    lines += [line for section in found for line in _accounts(section, kinds(results, section))]
+    return lines + [line for proof in proofs(results) if (line := _race(proof))] + fidelity_lines(results.features)
+
+
+def _race(proof: Proof) -> str:
+    """Who won where a learned selection and greedy climbed the same objective."""
+    about = proof.certificate.details
+    lead, low, high = (about.get(name) for name in ("lead", "lead_low", "lead_high"))
+    if lead is None or low is None or high is None:
+        return ""
+    verdict = "ahead of" if low > 0 else "behind" if high < 0 else "not distinguishable from"
+    others = ", ".join(f"{name} {number(about[name])}" for name in ("greedy", "mmr") if about.get(name) is not None)
+    where = f" at {proof.budget}" if proof.budget else ""
+    return (
+        f"{proof.arm}{where}: the learned mask reaches {number(proof.certificate.objective)} of its own objective, {others}; over its restarts it is "
+        f"{verdict} greedy ({lead:+.3g} [{low:+.3g}, {high:+.3g}]). That says nothing of what the objective is worth to the model."
+    )
 
 
 def _compared(section: Section, task: Task) -> dict[str, Comparison]:

@@ -112,6 +112,7 @@ def _check_edges(selector: Selector, pool: Features, target: Features) -> None:
     require(len(nothing) == 0, f"{selector.name}: keeps rows for a budget of no tokens")
     _full(selector, subset(pool, np.asarray([3])), Budget(amount=1.0), target)
     _full(selector, pool, Budget(amount=6.0), subset(target, np.asarray([0])))
+    _full(selector, pool, Budget(amount=6.0), subset(pool, np.asarray([1, 5, 9])))
     rows = np.arange(n)
     equal = replace(pool, scores=np.ones(n), vectors=None if pool.vectors is None else np.asarray(pool.vectors)[np.zeros(n, np.int64)])
     kept = _full(selector, equal, Budget(amount=6.0), target)

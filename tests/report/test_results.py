@@ -119,3 +119,12 @@ def test_notes_warn_of_one_seed_chance_unmatched_tokens_and_short_rows(results):
     assert "random trained on 96,000" in text and "less-rr 31" in text
     single = run(comparison("a", 0.5, 0.1, 0.0, 0.2))
     assert "one seed" in " ".join(notes(single, sections(single)))
+
+
+@pytest.mark.parametrize(("low", "high", "verdict"), [(0.01, 0.09, "ahead of"), (-0.09, -0.01, "behind"), (-0.1, 0.2, "not distinguishable from")])
+def test_a_learned_mask_is_held_against_greedy_on_its_own_objective(low, high, verdict):
+    beside = {"greedy": 2.0, "mmr": 1.5, "lead": (low + high) / 2, "lead_low": low, "lead_high": high}
+    proof = CertificateRow(kind="mask_objective", sense="max", objective=2.05, bound=2.2, gap=0.1, details=beside)
+    row = SelectionRow(arm="mask", budget="5%", seed=0, rows=1, tokens=1, supervised_tokens=1, groups={"a": 1}, key="k", seconds=0.0, certificate=proof)
+    (line,) = [line for line in notes(run(selections=[row]), []) if "learned mask" in line]
+    assert f"mask at 5%: the learned mask reaches 2.05 of its own objective, greedy 2, mmr 1.5; over its restarts it is {verdict} greedy" in line
