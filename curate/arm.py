@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PlainSerializer, SerializeAsAny
+from pydantic import BeforeValidator, Field, PlainSerializer, SerializeAsAny, field_validator
 
 from curate.core import Budget, Config
 from curate.errors import ConfigError
@@ -38,6 +38,13 @@ class FilterStep(Config):
 
     selector: AnySelector
     keep: OneBudget = Field(description="Rows, a share of the pool (80%) or tokens that pass.")
+
+    @field_validator("keep")
+    @classmethod
+    def _something(cls, keep: Budget) -> Budget:
+        if keep.amount <= 0 or keep.elbow or (keep.unit == "fraction" and keep.amount > 1):
+            raise ValueError(f"a filter that keeps {keep} makes no sense; write rows (500), a share of at most 100% (80%) or tokens")
+        return keep
 
 
 class Arm(Config):

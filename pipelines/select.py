@@ -10,7 +10,7 @@ from curate.arm import Arm
 from curate.composition import compose
 from curate.core import Artifact, Budget, Certificate, Features, Integers, Selection
 from curate.data.examples import opened
-from curate.errors import DataError
+from curate.errors import DataError, about
 from curate.features import features_of, open_features
 from curate.interfaces import Context
 from curate.journal import JournalFile
@@ -84,8 +84,8 @@ def select(session: Session, name: str, arm: Arm, budget: Budget, seed: int, giv
         features, kept, target = given.features()
         check_budget(budget, features, f"arm {name}")
         context = Context(seed=used, device=session.device, journal=JournalFile(workspace.path / "decisions.jsonl"), folder=session.folder)
-        chosen = compose(arm.selector, features, budget, rules=arm.rules, filters=arm.filters, target=target, context=context)
-        chosen.validate(features, budget)
+        with about(f"arm {name}"):
+            chosen = compose(arm.selector, features, budget, rules=arm.rules, filters=arm.filters, target=target, context=context).validate(features, budget)
         workspace.write("selection.parquet", selection_bytes(chosen, features, kept))
         return {**describe(chosen, features), "given": given.record()}
 

@@ -57,6 +57,33 @@ def test_every_certificate_is_recomputed_and_a_changed_one_is_found(
     assert "ruled 20 seed" in (message := capsys.readouterr().err) and "is claimed, the features give" in message
 
 
+def test_a_rule_that_cannot_be_kept_names_its_arm_and_a_filter_must_keep_something(
+    curate: Command, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "certified.yaml"
+    text = RECIPE.format(model=tiny, budgets="20")
+    where = ["--store", tmp_path / "store", "--runs", tmp_path / "runs", "--until", "select", "--workers", 1, "--quiet"]
+    path.write_text(text.replace("tokens: [10, 90]", "where: {colour: [red]}"))
+    assert curate("run", path, *where) == 3
+    assert "arm ruled: no row of the pool has a column 'colour'" in capsys.readouterr().err
+    path.write_text(text.replace("keep: 50%", "keep: 0%"))
+    assert curate("validate", path) == 2
+    assert "arms.ruled.filters.0.keep: a filter that keeps 0% makes no sense" in capsys.readouterr().err
+
+
+def test_a_language_model_that_chooses_reads_what_rows_say_and_its_decisions_are_kept(curate: Command, tiny: Path, tmp_path: Path) -> None:
+    path = tmp_path / "judged.yaml"
+    text = RECIPE.format(model=tiny, budgets="4").split("features:")[0] + "arms:\n"
+    judge = f"{{name: choice, chooser: {{kind: local, model: {tiny}}}, candidates: 2, shown: 0, row_characters: 16}}"
+    path.write_text(text + f"  judged: {{selector: {judge}}}\nbudgets: [4]\n" + RECIPE.format(model=tiny, budgets="4").split("budgets: [4]\n")[1])
+    where = ["--store", tmp_path / "store", "--runs", tmp_path / "runs"]
+    assert curate("run", path, *where, "--until", "select", "--workers", 1, "--quiet") == 0
+    journals = list((tmp_path / "store").glob("selection-*/decisions.jsonl"))
+    assert len(journals) == 2  # of two seeds
+    assert all(len(journal.read_text().splitlines()) == 4 for journal in journals)
+    assert curate("verify", "certified", *where) == 0
+
+
 def test_an_elbow_ends_the_arms_that_have_one_and_refuses_the_others(
     curate: Command, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
