@@ -26,9 +26,9 @@ from numpy.typing import NDArray  # noqa: E402
 
 from curate.core import Budget, Certificate, Features, Selection  # noqa: E402
 from curate.interfaces import Context, Selector  # noqa: E402
-from curate.mask_objective import MaskObjective  # noqa: E402
-from curate.mask_policy import Climb, Policy, learn  # noqa: E402
-from curate.mask_search import greedy_mask, mmr_mask  # noqa: E402
+from curate.masks.objective import MaskObjective  # noqa: E402
+from curate.masks.policy import Climb, Policy, learn  # noqa: E402
+from curate.masks.search import greedy_mask, mmr_mask  # noqa: E402
 from curate.order import best_first  # noqa: E402
 from curate.selectors.mask_greedy import MaskGreedy  # noqa: E402
 from curate.selectors.mmr import Mmr  # noqa: E402

@@ -29,9 +29,9 @@ import ot  # noqa: E402
 import torch  # noqa: E402
 from numpy.typing import NDArray  # noqa: E402
 
-from curate.sinkhorn import sinkhorn  # noqa: E402
-from curate.target_layers import Nearest, layers  # noqa: E402
-from curate.transport_folds import grow_by_fold  # noqa: E402
+from curate.transport.folds import grow_by_fold  # noqa: E402
+from curate.transport.sinkhorn import sinkhorn  # noqa: E402
+from curate.transport.target_layers import Nearest, layers  # noqa: E402
 
 FOLDS, BLUR, PUBLISHED, REGULARISATION = 10, 0.01, 0.5, 0.02
 Sets = list[list[NDArray[np.int64]]]  # of every fold, the rows after each layer

@@ -153,7 +153,7 @@ def verify(run: Annotated[str, typer.Argument(metavar="RUN")], store: StoreFolde
     if found.without:
         print(f"  none is claimed by {', '.join(sorted(set(found.without.values())))}: these sample, or follow a rule that has no objective")
     if found.other_version:
-        print(f"  not compared, since the selector has another version now: {', '.join(found.other_version)}")
+        print(f"  not compared, for another version of the selector or of curate made them: {', '.join(found.other_version)}")
 
 
 @app.command("list")

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from curate.choosers import Endpoint, LocalModel
+from curate.choosing.choosers import Endpoint, LocalModel
+from curate.choosing.decisions import Combine, Decisions
 from curate.core import Budget, Config, Features, Integers, Selection
-from curate.decisions import Combine, Decisions
 from curate.errors import DataError
 from curate.interfaces import Context, Selector
 from curate.order import best_first, by_id, counts_rows
@@ -37,7 +37,7 @@ class Choice(Selector):
     method but its surrogate. For a chooser that maximises a monotone submodular f this is stochastic greedy
     (Mirzasoleiman et al., 2015): E f >= (1 - 1/e - eps) OPT in rows, eps = exp(-candidates K / N); a language model promises nothing, and there is no
     certificate. Model and endpoint read `content`, decide in several letter orders, and write each decision into the context's
-    journal (curate/decisions.py), from which a stopped run goes on. `random_start` rows come first, at random, as part of the budget. If all that
+    journal (curate/choosing/decisions.py), from which a stopped run goes on. `random_start` rows come first, at random, as part of the budget. If all that
     is left fits, it is taken without a question. K decisions of `orders` questions; O(K N) beside them.
     """
 

@@ -10,22 +10,23 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from curate.core import Budget, Certificate, Features, Floats, Integers, Selection
-from curate.interfaces import Context, Selector
-from curate.mask_diversity import Diversity, Form, Wide
-from curate.mask_effects import effects_of
-from curate.mask_objective import MaskObjective, typical_size
-from curate.mask_policy import Climb, Credit, Policy, Reward, learn
-from curate.order import best_first, by_id, counts_rows, oriented_scores
-from curate.partitions import part, shares, shuffled_parts
+from curate.interfaces import Context
+from curate.masks.diversity import Diversity, Wide
+from curate.masks.effects import effects_of
+from curate.masks.objective import typical_size
+from curate.masks.partitions import part, shares, shuffled_parts
+from curate.masks.policy import Climb, Credit, Policy, Reward, learn
+from curate.masks.selector import MaskSelector
+from curate.order import best_first, by_id, counts_rows
 from curate.similarity import unit_rows
 
 
-class PolicyMask(Selector):
+class PolicyMask(MaskSelector):
     """DATAMASK (2026): maximise J(S) = w Q(S) / sigma_Q + (1 - w) D(S) / sigma_D over masks by policy gradient.
 
-    Q is the mean score, D one of three closed forms (curate/mask_diversity.py), the sigmas their deviations over random masks. Rows
+    Q is the mean score, D one of three closed forms (curate/masks/diversity.py), the sigmas their deviations over random masks. Rows
     have logits s, from which masks of exactly K rows (Plackett-Luce) or of the budget in expectation (Bernoulli) are
-    drawn; s climbs an unbiased gradient of E[J] (curate/mask_policy.py), and the best mask seen is kept. The pool is cut by
+    drawn; s climbs an unbiased gradient of E[J] (curate/masks/policy.py), and the best mask seen is kept. The pool is cut by
     the hash of ids into partitions that are learnt apart, each with its share of the budget. `restarts` repeat it with
     other seeds: the best is kept, and the curve `spread` holds the J of each. No guarantee, but a certificate: J, a bound on every mask,
     and where affordable the J of greedy and of MMR, which may be the better ones.
@@ -33,12 +34,7 @@ class PolicyMask(Selector):
     """
 
     name: Literal["policy_mask"] = Field(default="policy_mask", description="The selector's name in a recipe.")
-    needs: ClassVar[frozenset[str]] = frozenset({"vectors", "scores"})
     version: ClassVar[int] = 2
-    quality_weight: float = Field(default=0.5, ge=0, le=1, description="w: the weight of quality; diversity has the rest.")
-    largest: bool = Field(default=True, description="Whether large scores are good.")
-    diversity: Form = Field(default="pairwise", description="D: minus the mean cosine, minus the covariance's norm, or coverage of anchors.")
-    anchors: int = Field(default=64, ge=1, le=4096, description="How many rows of the pool `facility` is to cover.")
     policy: Policy = Field(default="plackett_luce", description="Masks of exactly K rows, or of independent rows.")
     credit: Credit = Field(default="marginal", description="What a row is credited with: its own effect, or its mask's reward.")
     steps: int = Field(default=50, ge=1, le=100_000, description="How many times the policy is updated.")
@@ -50,7 +46,7 @@ class PolicyMask(Selector):
 
     def select(self, pool: Features, budget: Budget, *, target: Features | None = None, context: Context = Context()) -> Selection:
         order, rows = by_id(pool)
-        objective = self._objective(rows, budget)
+        objective = self.objective(rows, budget)
         if objective is None:
             return Selection.of(budget.fill(order, pool), prefix_consistent=False)
         costs, capacity = budget.costs(rows)
@@ -76,15 +72,8 @@ class PolicyMask(Selector):
         )
 
     def certify(self, pool: Features, budget: Budget, rows: Integers, *, target: Features | None = None, context: Context = Context()) -> Certificate | None:
-        order, ordered = by_id(pool)
-        objective = self._objective(ordered, budget)
-        if objective is None or len(rows) == 0:
-            return None
-        certificate = objective.certificate(np.argsort(order)[rows], budget)
-        return replace(certificate, details={**certificate.details, **objective.rivals(budget)})
-
-    def _objective(self, rows: Features, budget: Budget) -> MaskObjective | None:
-        return MaskObjective.of(rows, budget, oriented_scores(rows, self.largest), self.quality_weight, self.diversity, self.anchors)
+        found, objective = super().certify(pool, budget, rows), self.objective(by_id(pool)[1], budget)
+        return replace(found, details={**found.details, **objective.rivals(budget)}) if found and objective else None
 
 
 @dataclass(frozen=True)

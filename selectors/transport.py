@@ -12,15 +12,15 @@ from curate.certificate import gap_to_bound, random_control
 from curate.core import Budget, Certificate, Features, Floats, Integers, Selection, Strings
 from curate.errors import DataError
 from curate.interfaces import Context, Selector
-from curate.optimal_transport import Plan, transport
 from curate.order import by_id, counts_rows
 from curate.randomness import uniform
-from curate.semidiscrete import Capacity, choose_by_capacity
 from curate.similarity import refuse_rows_without_direction
-from curate.target_layers import rows_in_layers
-from curate.transport_exchange import exchange, worth_improving
-from curate.transport_folds import grow_by_fold, union_of
-from curate.whitening import WhitenedDistances
+from curate.transport.exchange import exchange, worth_improving
+from curate.transport.folds import grow_by_fold, union_of
+from curate.transport.optimal_transport import Plan, transport
+from curate.transport.semidiscrete import Capacity, choose_by_capacity
+from curate.transport.target_layers import rows_in_layers
+from curate.transport.whitening import WhitenedDistances
 
 _REFITS = 4
 

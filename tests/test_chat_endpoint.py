@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from curate.chat_endpoint import ChatEndpoint
+from curate.choosing.endpoint import ChatEndpoint
 from curate.errors import ModelError
 from tests.fake_endpoint import Answer, FakeEndpoint, completion
 
@@ -131,7 +131,7 @@ def test_a_connection_that_breaks_off_is_tried_again() -> None:
 
 def test_waits_double_and_grow_to_what_the_server_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
-    monkeypatch.setattr("curate.chat_endpoint.time.sleep", waits.append)
+    monkeypatch.setattr("curate.choosing.endpoint.time.sleep", waits.append)
     asked = [(500, "", {"Retry-After": value}) for value in ("0", "-5", "inf", "7.5", "99999", "soon")]
     with serving(*asked, "A") as server:
         endpoint(server, retries=6, backoff=1.0).ask("Which?")
@@ -150,6 +150,6 @@ def test_the_key_is_shown_in_no_error_and_no_description() -> None:
 def test_a_reply_without_words_is_empty_and_one_without_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with serving((200, completion(None))) as server:
         assert endpoint(server).ask("Which?") == ""
-    monkeypatch.setattr("curate.chat_endpoint._LARGEST", 1000)
+    monkeypatch.setattr("curate.choosing.endpoint._LARGEST", 1000)
     with serving("A" * 2000) as server, pytest.raises(ModelError, match="for one answer"):
         endpoint(server).ask("Which?")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from curate.choice_prompt import prompt, read_letter, row_text
+from curate.choosing.prompt import prompt, read_letter, row_text
 from curate.core import Written
 from curate.errors import DataError
 from tests.fake_endpoint import candidates_in, shown_in

@@ -8,7 +8,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from curate.choosers import Endpoint, LocalModel
+from curate.choosing.choosers import Endpoint, LocalModel
 from curate.data.template import Encoder
 from curate.errors import ConfigError, ModelError
 from curate.model import fresh, resolve

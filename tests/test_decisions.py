@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from curate.choosers import Reply
+from curate.choosing.choosers import Reply
+from curate.choosing.decisions import Decisions
 from curate.core import Written
-from curate.decisions import Decisions
 from curate.errors import IntegrityError
 from tests.fake_endpoint import candidates_in, shown_in
 

@@ -5,8 +5,8 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from curate.mask_diversity import Anchors, Diversity, Pairs
-from curate.mask_effects import Effects, effects_of
+from curate.masks.diversity import Anchors, Diversity, Pairs
+from curate.masks.effects import Effects, effects_of
 
 FORMS = ["pairwise", "covariance", "facility"]
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from curate.core import Budget, Features
-from curate.mask_bound import largest
-from curate.mask_diversity import Form
-from curate.mask_objective import MaskObjective, sizes, typical_size
-from curate.mask_search import greedy_mask
+from curate.masks.bound import largest
+from curate.masks.diversity import Form
+from curate.masks.objective import MaskObjective, sizes, typical_size
+from curate.masks.search import greedy_mask
 from curate.order import best_first
 
 FORMS: tuple[Form, ...] = ("pairwise", "covariance", "facility")

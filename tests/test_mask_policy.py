@@ -6,10 +6,10 @@ from typing import Literal
 import numpy as np
 import pytest
 
-from curate.mask_diversity import Anchors, Diversity, Pairs
-from curate.mask_effects import effects_of
-from curate.mask_policy import Climb, Estimate, Policy, Reward, bernoulli, learn, on_budget, plackett_luce
-from curate.plackett_luce import sample
+from curate.masks.diversity import Anchors, Diversity, Pairs
+from curate.masks.effects import effects_of
+from curate.masks.plackett_luce import sample
+from curate.masks.policy import Climb, Estimate, Policy, Reward, bernoulli, learn, on_budget, plackett_luce
 
 Credits = Literal["marginal", "shared"]
 

@@ -6,8 +6,8 @@ import pytest
 from numpy.typing import NDArray
 from scipy.optimize import linprog
 
-from curate.optimal_transport import blur_of, feasible, transport
-from curate.sinkhorn import Potentials, sinkhorn
+from curate.transport.optimal_transport import blur_of, feasible, transport
+from curate.transport.sinkhorn import Potentials, sinkhorn
 
 Wide = NDArray[np.float64]
 
@@ -72,7 +72,7 @@ def test_a_plan_is_rounded_to_the_marginals_however_far_it_is_from_them(monkeypa
     rows, columns = a - plan.sum(axis=1), b - plan.sum(axis=0)
     plan = plan + np.outer(rows, columns) / rows.sum()
     assert np.allclose(plan.sum(axis=0), b) and np.allclose(plan.sum(axis=1), a)
-    monkeypatch.setattr("curate.optimal_transport.sinkhorn", lambda *_, **__: found)
+    monkeypatch.setattr("curate.transport.optimal_transport.sinkhorn", lambda *_, **__: found)
     assert transport(costs, 0).cost == pytest.approx(float((plan * costs).sum()), rel=1e-6)
 
 

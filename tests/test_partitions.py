@@ -9,7 +9,7 @@ import pytest
 from curate.core import Features
 from curate.errors import DataError, NumericError
 from curate.features import ShardedRows
-from curate.partitions import part, shares, shuffled_parts, unit_blocks
+from curate.masks.partitions import part, shares, shuffled_parts, unit_blocks
 
 
 class Counted:

@@ -5,7 +5,7 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from curate.plackett_luce import sample
+from curate.masks.plackett_luce import sample
 
 
 def generator(seed: int) -> np.random.Generator:

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.optimize import linprog
 
-from curate.semidiscrete import choose_by_capacity, price
+from curate.transport.semidiscrete import choose_by_capacity, price
 
 
 class Streamed:
@@ -88,7 +88,7 @@ def test_rows_that_were_no_candidates_join_when_their_price_is_low_enough(monkey
     rng = np.random.default_rng(0)
     away = Streamed(rng.random(300)[:, None] + 0.05 * rng.random((300, 6)))
     away.costs[:, 5] = rng.random(300)
-    monkeypatch.setattr("curate.semidiscrete._candidates", lambda distances, kept: np.unique(distances.costs.argsort(axis=0)[:30]))
+    monkeypatch.setattr("curate.transport.semidiscrete._candidates", lambda distances, kept: np.unique(distances.costs.argsort(axis=0)[:30]))
     found = choose_by_capacity(away, 60, exact_limit=exact_limit, hold=10**6)
     assert found.bound == pytest.approx(relaxation(away, 60), abs=1e-7 if exact_limit else 5e-3)
     assert cost(away, found.order[:60]) == pytest.approx(found.bound, abs=1e-7 if exact_limit else 2e-2)
@@ -140,7 +140,7 @@ def test_streaming_serves_the_target_rows_more_evenly_than_the_thinner_pool_did(
     away = mixture(4000, 10)
     costs = []
     for ascents in (1, 8):
-        monkeypatch.setattr("curate.semidiscrete._ASCENTS", ascents)
+        monkeypatch.setattr("curate.transport.semidiscrete._ASCENTS", ascents)
         costs.append(cost(away, choose_by_capacity(away, 800, exact_limit=0, hold=6400).order[:800]))
     assert costs[1] < costs[0]
 

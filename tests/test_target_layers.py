@@ -8,13 +8,13 @@ import ot
 import pytest
 from numpy.typing import NDArray
 
-import curate.transport_folds
-from curate.optimal_transport import transport
-from curate.sinkhorn import Potentials, sinkhorn
-from curate.target_layers import Nearest, layers, rows_in_layers
+import curate.transport.folds
 from curate.testing.selection import OnDisk
-from curate.transport_exchange import exchange
-from curate.transport_folds import Fold, grow_by_fold, union_of
+from curate.transport.exchange import exchange
+from curate.transport.folds import Fold, grow_by_fold, union_of
+from curate.transport.optimal_transport import transport
+from curate.transport.sinkhorn import Potentials, sinkhorn
+from curate.transport.target_layers import Nearest, layers, rows_in_layers
 
 
 class Given:
@@ -173,7 +173,7 @@ def test_duals_of_a_smaller_set_start_a_larger_one_in_two_thirds_of_the_iteratio
             spent[name] += solved.iterations
             return solved
 
-        monkeypatch.setattr(curate.transport_folds, "sinkhorn", counted)
+        monkeypatch.setattr(curate.transport.folds, "sinkhorn", counted)
         found[name] = grow_by_fold(away, folds, 2)
     assert 3 * spent["warm"] < 2 * spent["cold"]
     for warm, cold in zip(found["warm"], found["cold"], strict=True):

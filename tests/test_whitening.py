@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from curate.core import Features
 from curate.errors import NumericError
-from curate.whitening import WhitenedDistances
+from curate.transport.whitening import WhitenedDistances
 
 Wide = NDArray[np.float64]
 

@@ -97,3 +97,14 @@ def test_an_elbow_ends_the_arms_that_have_one_and_refuses_the_others(
     rows = {row["arm"]: row["rows"] for row in json.loads(capsys.readouterr().out)["selections"]}
     assert rows["random"] == 50 and 0 < rows["cover"] < 50
     assert curate("verify", "certified", *where) == 0
+
+
+def test_selections_of_an_earlier_version_are_named_and_not_compared(
+    chosen: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = next((tmp_path / "store").glob("selection-*/manifest.json"))
+    document = json.loads(manifest.read_bytes())
+    document["version"] += 1
+    manifest.write_text(json.dumps(document))
+    assert chosen() == 0
+    assert "not compared, for another version of the selector or of curate made them:" in capsys.readouterr().out

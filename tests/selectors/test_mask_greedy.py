@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from curate.core import Budget, Features
-from curate.mask_diversity import Form
-from curate.mask_objective import MaskObjective
+from curate.masks.diversity import Form
+from curate.masks.objective import MaskObjective
 from curate.selectors.mask_greedy import MaskGreedy
 from curate.testing import check_selector
 

@@ -10,9 +10,9 @@ import pytest
 
 from curate.core import Budget, Features
 from curate.interfaces import Context
-from curate.mask_diversity import Form
-from curate.mask_objective import MaskObjective
-from curate.mask_policy import Policy
+from curate.masks.diversity import Form
+from curate.masks.objective import MaskObjective
+from curate.masks.policy import Policy
 from curate.selectors.policy_mask import PolicyMask
 from curate.testing import check_selector, sample_features
 

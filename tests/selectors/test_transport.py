@@ -18,7 +18,7 @@ from curate.order import subset
 from curate.selectors.transport import Transport
 from curate.testing import check_selector
 from curate.testing.selection import Backwards, OnDisk
-from curate.whitening import WhitenedDistances
+from curate.transport.whitening import WhitenedDistances
 
 Wide = NDArray[np.float64]
 

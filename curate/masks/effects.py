@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curate.core import Integers
-from curate.mask_diversity import Anchors, Diversity, Pairs, Wide, along
+from curate.masks.diversity import Anchors, Diversity, Pairs, Wide, along
 
 _BLOCK = 1024  # rows whose float64 copy stays in the processor's cache
 

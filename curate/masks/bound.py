@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curate.core import Features, Integers
-from curate.mask_diversity import Anchors, Diversity, Wide, along
+from curate.masks.diversity import Anchors, Diversity, Wide, along
+from curate.masks.partitions import part, unit_blocks
 from curate.order import best_first
-from curate.partitions import part, unit_blocks
 from curate.similarity import unit_rows
 
 _STEPS = 30  # of Frank-Wolfe

@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curate.core import Integers
-from curate.optimal_transport import blur_of, feasible
-from curate.sinkhorn import sinkhorn
-from curate.target_layers import Distances, Nearest, layers
+from curate.transport.optimal_transport import blur_of, feasible
+from curate.transport.sinkhorn import sinkhorn
+from curate.transport.target_layers import Distances, Nearest, layers
 
 _TOLERANCE = 3e-2  # dual values depend on it only to second order
 

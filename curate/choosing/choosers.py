@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
-from curate.chat_endpoint import ChatEndpoint
-from curate.choice_prompt import read_letter
+from curate.choosing.endpoint import ChatEndpoint
+from curate.choosing.prompt import read_letter
 from curate.core import Config
 from curate.errors import ConfigError, ModelError
 

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curate.core import Floats, Integers
-from curate.optimal_transport import Plan, transport
+from curate.transport.optimal_transport import Plan, transport
 
 _TRIALS = 50
 _WORTH = 1e-9

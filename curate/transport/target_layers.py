@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from curate.core import Integers
 from curate.nearest_lists import NearestLists
-from curate.optimal_transport import transport
+from curate.transport.optimal_transport import transport
 
 _BLOCK = 2048
 _SHALLOW = 32

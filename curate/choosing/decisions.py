@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from curate.choice_prompt import prompt, row_text
-from curate.choosers import Chooser, Reply
+from curate.choosing.choosers import Chooser, Reply
+from curate.choosing.prompt import prompt, row_text
 from curate.core import Content, Floats, Strings
 from curate.errors import IntegrityError
 from curate.interfaces import Journal

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curate.core import Integers
-from curate.mask_diversity import Wide
+from curate.masks.diversity import Wide
 
 
 @dataclass(frozen=True)

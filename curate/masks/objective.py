@@ -1,6 +1,6 @@
 """Quality and diversity of a mask, J(S) = w Q(S) / sigma_Q + (1 - w) D(S) / sigma_D, and what is known about the largest J.
 
-Q is the mean quality of the kept rows, D one of the forms of curate/mask_diversity.py. The sigmas are the standard deviations of Q
+Q is the mean quality of the kept rows, D one of the forms of curate/masks/diversity.py. The sigmas are the standard deviations of Q
 and D over random masks of the budget (of 4,096 rows, if it holds more): without them the weight w between two unrelated units
 would mean nothing. J depends on pool, budget, w and D alone, so every method that climbs it is measured in the same unit.
 """
@@ -13,13 +13,13 @@ import numpy as np
 from curate.certificate import gap_to_bound
 from curate.core import Budget, Certificate, Features, Integers
 from curate.errors import NumericError
-from curate.mask_bound import largest
-from curate.mask_diversity import Anchors, Diversity, Form, Pairs, Wide
-from curate.mask_effects import effects_of
-from curate.mask_policy import Reward
-from curate.mask_search import greedy_mask, mmr_mask
+from curate.masks.bound import largest
+from curate.masks.diversity import Anchors, Diversity, Form, Pairs, Wide
+from curate.masks.effects import effects_of
+from curate.masks.partitions import part, unit_blocks
+from curate.masks.policy import Reward
+from curate.masks.search import greedy_mask, mmr_mask
 from curate.order import best_first
-from curate.partitions import part, unit_blocks
 from curate.randomness import uniform
 from curate.similarity import unit_rows
 

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from curate.core import Floats
 from curate.errors import NumericError
-from curate.sinkhorn import Potentials, sinkhorn
+from curate.transport.sinkhorn import Potentials, sinkhorn
 
 _BLUR = 0.01  # entropic regularisation as a share of the mean cost, for problems too large to solve exactly
 _TOLERANCE = 1e-4

@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 
 from curate.core import Floats, Integers
 from curate.errors import NumericError
-from curate.optimal_transport import blur_of
 from curate.order import best_first
 from curate.randomness import draw
-from curate.sinkhorn import sinkhorn
-from curate.target_layers import Distances, Nearest
+from curate.transport.optimal_transport import blur_of
+from curate.transport.sinkhorn import sinkhorn
+from curate.transport.target_layers import Distances, Nearest
 
 _SPARE = 4  # candidates for each row that is to be kept
 _ROUNDS = 12

@@ -8,7 +8,7 @@
 
 The covariance is taken about the origin, so that its trace is one: about the mean of S, a set of copies would have norm zero, the
 best there is. `Pairs` and `Anchors` measure masks of a pool that is read in blocks; `held` gives the effects of single rows on
-masks of rows in memory (curate/mask_effects.py).
+masks of rows in memory (curate/masks/effects.py).
 """
 
 from collections.abc import Iterable

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curate.core import Integers
-from curate.mask_diversity import Wide
-from curate.mask_effects import Effects, Masks
+from curate.masks.diversity import Wide
+from curate.masks.effects import Effects, Masks
+from curate.masks.plackett_luce import Draws, sample
 from curate.order import best_first
-from curate.plackett_luce import Draws, sample
 
 Policy = Literal["plackett_luce", "bernoulli"]
 Credit = Literal["marginal", "shared"]

@@ -4,9 +4,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curate.core import Integers
-from curate.mask_diversity import Wide
-from curate.mask_effects import products
-from curate.mask_policy import Reward
+from curate.masks.diversity import Wide
+from curate.masks.effects import products
+from curate.masks.policy import Reward
 
 _PAIRS = 4096
 

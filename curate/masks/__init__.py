@@ -1,0 +1,1 @@
+"""Selections of good and diverse rows: one objective, and those who climb it."""

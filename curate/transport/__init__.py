@@ -1,0 +1,1 @@
+"""Optimal transport from kept rows to the target."""
