@@ -38,7 +38,7 @@ def certify_run(directory: Path, store: Path) -> Certified:
         if artifact is None:
             raise IntegrityError(f"{store / key} is missing or damaged; run the recipe again to compute it")
         arm = _arm(artifact.manifest["fields"])
-        if artifact.manifest["version"] != arm.selector.version or "given" not in artifact.manifest["summary"]:  # of an earlier curate
+        if arm is None or artifact.manifest["version"] != arm.selector.version or "given" not in artifact.manifest["summary"]:
             found.other_version.append(label)
             continue
         claimed = artifact.manifest["summary"]["certificate"]
@@ -54,10 +54,13 @@ def certify_run(directory: Path, store: Path) -> Certified:
     return found
 
 
-def _arm(fields: Mapping[str, Any]) -> Arm:
-    """The arm that a stored selection was made by."""
+def _arm(fields: Mapping[str, Any]) -> Arm | None:
+    """The arm that a stored selection was made by; None if it has fields that there are no more."""
     steps = [{"selector": step["selector"], "keep": step["keep"]} for step in fields.get("filters", [])]
-    return Arm.model_validate_json(to_json({"selector": fields["selector"], "filters": steps, "rules": fields.get("rules", {})}))
+    try:
+        return Arm.model_validate_json(to_json({"selector": fields["selector"], "filters": steps, "rules": fields.get("rules", {})}))
+    except ValueError:
+        return None
 
 
 def _again(store: Store, artifact: Artifact, arm: Arm) -> dict[str, Any] | None:

@@ -83,7 +83,8 @@ def select(session: Session, name: str, arm: Arm, budget: Budget, seed: int, giv
     def make(workspace: Workspace) -> Mapping[str, Any]:
         features, kept, target = given.features()
         check_budget(budget, features, f"arm {name}")
-        context = Context(seed=used, device=session.device, journal=JournalFile(workspace.path / "decisions.jsonl"), folder=session.folder)
+        journal = JournalFile(workspace.path / "decisions.jsonl")
+        context = Context(seed=used, device=session.device, cluster=session.cluster, journal=journal, folder=session.folder)
         with about(f"arm {name}"):
             chosen = compose(arm.selector, features, budget, rules=arm.rules, filters=arm.filters, target=target, context=context).validate(features, budget)
         workspace.write("selection.parquet", selection_bytes(chosen, features, kept))

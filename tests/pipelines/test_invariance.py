@@ -47,6 +47,8 @@ arms:
   error: {{scores: error, selector: coverage}}
   words: {{similarity: words, selector: round_robin}}
   ngrams: {{scores: ngrams, selector: top_k}}
+  parts: {{vectors: hidden, selector: {{name: facility_location, optimiser: greedi, partitions: 3}}}}
+  mask: {{vectors: hidden, scores: loss, selector: {{name: policy_mask, partition_rows: 100, steps: 5, restarts: 2}}}}
 budgets: [20]
 seeds: [0]
 baselines: [random]
