@@ -1,4 +1,4 @@
-"""How alike rows are: unit rows, similarity of every pool row to every target row, sorted lists, nearest neighbours.
+"""How alike rows are: unit rows, similarity of every pool row to every target row, sorted lists.
 
 `Similarities` gives those of a block of pool rows at a time, so that a selector can pass over pools of any size;
 `similarity` holds them all.
@@ -8,7 +8,7 @@ block nor the place of a row in it decides between two rows that are equally nea
 """
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +22,6 @@ Metric = Literal["auto", "cosine", "inner"]
 _BLOCK = 2048
 _ENTRIES = 1 << 21  # the most similarities of a block: with very many target rows it is shorter
 _LARGEST = 1e38  # what float32 holds
-_SPARE = 8  # neighbours fetched beyond those asked for, so that float32 noise cannot push a true one out
-_NOISE = 1e-5  # larger than the error of a float32 dot product of unit rows
 
 
 def unit_rows(features: Features) -> NDArray[np.float32]:
@@ -140,52 +138,3 @@ class Rankings:
             wanted = min(n, max(depth, 2 * held))
             self._lists = np.stack([best_first(row, wanted) for row in self._alike])
         return self._lists
-
-
-def nearest(rows: NDArray[np.float32], depth: int, *, backend: Literal["faiss", "numpy"] | None = None) -> tuple[Integers, NDArray[np.float64]]:
-    """(N, m) the m most alike unit rows of each unit row, itself among them, and their cosines; exact, ties by row.
-
-    m = min(depth, N). faiss does the search where it is installed; cosines are then taken again in float64, and a
-    row whose list could differ by rounding is searched once more in float64, so both backends give the same answer.
-    """
-    n = len(rows)
-    depth = min(depth, n)
-    fetched = min(depth + _SPARE, n)
-    found, cosines = np.empty((n, depth), np.int64), np.empty((n, depth))
-    search = _faiss(rows) if (backend or _fastest()) == "faiss" else None
-    for start in range(0, n, _BLOCK):
-        block = rows[start : start + _BLOCK]
-        candidates = search(block, fetched) if search else _largest(block @ rows.T, fetched)
-        for i, near in enumerate(candidates):
-            near = np.sort(near)
-            exact = np.einsum("md,d->m", rows[near].astype(np.float64), block[i].astype(np.float64))
-            order = best_first(exact, depth)
-            if fetched < n and exact[order[-1]] - exact.min() < _NOISE:
-                near, exact = np.arange(n), _cosines(rows, block[i])
-                order = best_first(exact, depth)
-            found[start + i], cosines[start + i] = near[order], exact[order]
-    return found, cosines
-
-
-def _cosines(rows: NDArray[np.float32], row: NDArray[np.float32]) -> NDArray[np.float64]:
-    wide = row.astype(np.float64)
-    return np.concatenate([np.einsum("md,d->m", rows[start : start + _BLOCK].astype(np.float64), wide) for start in range(0, len(rows), _BLOCK)])
-
-
-def _largest(alike: NDArray[np.float32], count: int) -> Integers:
-    n = alike.shape[1]
-    return np.argpartition(alike, n - count, axis=1)[:, n - count :]
-
-
-def _fastest() -> Literal["faiss", "numpy"]:
-    from importlib.util import find_spec
-
-    return "faiss" if find_spec("faiss") else "numpy"
-
-
-def _faiss(rows: NDArray[np.float32]) -> Any:
-    import faiss
-
-    index = faiss.IndexFlatIP(rows.shape[1])
-    index.add(rows)
-    return lambda block, count: index.search(block, count)[1]

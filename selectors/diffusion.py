@@ -11,8 +11,9 @@ from curate.core import Budget, Certificate, Features, Integers, Selection
 from curate.greedy import lazy_greedy
 from curate.interfaces import Context, Selector
 from curate.order import by_id, counts_rows
-from curate.similarity import nearest, unit_rows
+from curate.similarity import unit_rows
 from curate.submodular.bound import recomputed
+from curate.submodular.neighbours import exact_neighbours
 
 _FEWEST_SETS = 10_000  # small pools get more rounds: they cost little, and greedy should not chase noise
 _DOUBT = 0.01
@@ -53,7 +54,8 @@ class Diffusion(Selector):
 
     def _sets(self, pool: Features, seed: int) -> tuple[ReachedFrom, ReachedFrom]:
         """The sets that greedy sees, and as many that it does not."""
-        graph = neighbour_digraph(*nearest(unit_rows(pool), self.neighbours + 1), self.neighbours)
+        near, cosines = exact_neighbours(unit_rows(pool), self.neighbours + 1)
+        graph = neighbour_digraph(near.astype(np.int64), cosines, self.neighbours)
         rounds = max(self.rounds, -(-_FEWEST_SETS // max(len(pool), 1)))
         return reverse_reachable(graph, pool.ids, seed, range(rounds)), reverse_reachable(graph, pool.ids, seed, range(rounds, 2 * rounds))
 

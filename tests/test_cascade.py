@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from curate.cascade import Coverage, Digraph, ReachedFrom, neighbour_digraph, proven_range, reverse_reachable
 from curate.greedy import lazy_greedy
-from curate.similarity import nearest
 from curate.submodular.bound import recomputed
+from curate.submodular.neighbours import exact_neighbours
 
 NODES = 6
 IDS = np.array([f"row-{i}" for i in range(NODES)])
@@ -169,7 +169,7 @@ def edges_of(graph: Digraph) -> dict[tuple[int, int], float]:
 
 def test_a_row_points_to_its_nearest_others_in_proportion_to_their_cosines() -> None:
     rows = unit(np.random.default_rng(0).normal(size=(12, 2)))
-    found = edges_of(neighbour_digraph(*nearest(rows, 4), 3))
+    found = edges_of(neighbour_digraph(*exact_neighbours(rows, 4), 3))
     cosines = rows.astype(np.float64) @ rows.T.astype(np.float64)
     np.fill_diagonal(cosines, -2)
     expected = {}
@@ -182,12 +182,12 @@ def test_a_row_points_to_its_nearest_others_in_proportion_to_their_cosines() -> 
 
 def test_copies_do_not_make_a_row_its_own_neighbour() -> None:
     rows = unit(np.array([[1.0, 0.0]] * 6 + [[0.0, 1.0], [-1.0, 0.1]]))
-    found = edges_of(neighbour_digraph(*nearest(rows, 3), 2))
+    found = edges_of(neighbour_digraph(*exact_neighbours(rows, 3), 2))
     assert all(u != v for u, v in found)
     assert [sum(u == row for u, _ in found) for row in range(6)] == [2] * 6
     for row in range(8):
         total = sum(p for (u, _), p in found.items() if u == row)
         assert total == pytest.approx(1.0)
     assert {v for u, v in found if u == 7} == {6}  # a negative cosine carries nothing
-    assert edges_of(neighbour_digraph(*nearest(unit(np.eye(3)), 3), 2)) == {}  # orthogonal rows carry nothing
-    assert edges_of(neighbour_digraph(*nearest(unit(np.ones((1, 2))), 11), 10)) == {}
+    assert edges_of(neighbour_digraph(*exact_neighbours(unit(np.eye(3)), 3), 2)) == {}  # orthogonal rows carry nothing
+    assert edges_of(neighbour_digraph(*exact_neighbours(unit(np.ones((1, 2))), 11), 10)) == {}

@@ -9,7 +9,9 @@ from curate import similarity as service
 from curate.core import Features
 from curate.errors import DataError, NumericError
 from curate.order import best_first, by_id
-from curate.similarity import Rankings, Similarities, nearest, similarity, unit_rows
+from curate.similarity import Rankings, Similarities, similarity, unit_rows
+from curate.submodular import neighbours
+from curate.submodular.neighbours import exact_neighbours
 from curate.testing.selection import OnDisk
 
 
@@ -30,10 +32,12 @@ def test_similarity_is_the_cosine_or_the_inner_product_of_target_and_pool() -> N
 
 def test_the_size_of_a_block_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     pool, target = rows(300, 33), rows(4, 33, seed=1)
-    whole = similarity(pool, target), nearest(unit_rows(pool), 7, backend="numpy")
-    monkeypatch.setattr(service, "_BLOCK", 17)
+    monkeypatch.setattr(neighbours, "_faiss", lambda: None)
+    whole = similarity(pool, target), exact_neighbours(unit_rows(pool), 7)
+    for module in (service, neighbours):
+        monkeypatch.setattr(module, "_BLOCK", 17)
     assert np.array_equal(similarity(pool, target), whole[0])
-    assert np.array_equal(nearest(unit_rows(pool), 7, backend="numpy")[0], whole[1][0])
+    assert np.array_equal(exact_neighbours(unit_rows(pool), 7)[0], whole[1][0])
 
 
 @pytest.mark.parametrize(("block", "entries"), [(1, 1 << 21), (7, 1 << 21), (2048, 12), (2048, 1)])
@@ -90,17 +94,19 @@ def test_rankings_are_a_stable_sort_however_they_grow() -> None:
 
 
 @pytest.mark.parametrize("backend", ["numpy", "faiss"])
-def test_nearest_neighbours_are_those_of_brute_force_even_among_copies(backend: str) -> None:
+def test_nearest_neighbours_are_those_of_brute_force_even_among_copies(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if backend == "faiss":
         pytest.importorskip("faiss")
+    else:
+        monkeypatch.setattr(neighbours, "_faiss", lambda: None)
     vectors = np.random.default_rng(3).normal(size=(80, 6))
     vectors[20:60] = vectors[20]
     unit = unit_rows(Features.from_arrays(vectors=vectors))
-    near, cosine = nearest(unit, 9, backend=backend)  # type: ignore[arg-type]
+    near, cosine = exact_neighbours(unit, 9)
     wide = unit.astype(np.float64)
     exact = np.einsum("id,jd->ij", wide, wide)
     assert np.array_equal(near, np.stack([np.argsort(-np.round(row, 12), kind="stable")[:9] for row in exact]))
-    assert np.allclose(cosine, np.take_along_axis(exact, near, axis=1))
+    assert np.allclose(cosine, np.take_along_axis(exact, near.astype(np.int64), axis=1))
 
 
 def test_best_first_is_a_stable_descending_sort() -> None:

@@ -44,10 +44,11 @@ def neighbour_graph(vectors: Unit, depth: int, *, exact_limit: int, recall: floa
     return _approximate(vectors, depth, recall)
 
 
-def exact_neighbours(vectors: Unit, depth: int, backend: Backend) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
-    """(N, depth) the most alike rows, ties by the lower row, and their cosines in float64."""
-    search, products = backend
+def exact_neighbours(vectors: Unit, depth: int, backend: Backend | None = None) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+    """(N, min(depth, N)) the most alike rows, ties by the lower row, and their cosines in float64; on the CPU unless a backend is given."""
+    search, products = backend or _on_cpu(vectors)
     n = len(vectors)
+    depth = min(depth, n)
     fetched = min(depth + _SPARE, n)
     found, cosines = np.empty((n, depth), np.int32), np.empty((n, depth))
     for start in range(0, n, _BLOCK):

@@ -9,7 +9,8 @@ from curate.cascade import neighbour_digraph, reverse_reachable
 from curate.core import Budget, Features
 from curate.interfaces import Context
 from curate.selectors.diffusion import Diffusion
-from curate.similarity import nearest, unit_rows
+from curate.similarity import unit_rows
+from curate.submodular.neighbours import exact_neighbours
 from curate.testing import check_selector
 
 
@@ -28,7 +29,7 @@ def test_other_fields_keep_the_contract(fields: dict[str, Any]) -> None:
 def test_rows_are_those_of_a_naive_greedy_over_the_same_sets() -> None:
     pool = mixture(200)
     chosen = Diffusion(neighbours=6, rounds=20).select(pool, Budget(amount=15), context=Context(seed=3))
-    graph = neighbour_digraph(*nearest(unit_rows(pool), 7), 6)
+    graph = neighbour_digraph(*exact_neighbours(unit_rows(pool), 7), 6)
     sets = reverse_reachable(graph, pool.ids, 3, range(50))  # 10,000 sets in all
     left = [set(sets.members[a:b].tolist()) for a, b in zip(sets.start[:-1], sets.start[1:], strict=True)]
     expected, gains = [], []
@@ -67,7 +68,7 @@ def test_the_certificate_is_the_same_for_any_order_of_the_pool() -> None:
 def test_fresh_sets_agree_with_many_more_of_them() -> None:
     pool = mixture(150)
     chosen = Diffusion(rounds=60).select(pool, Budget(amount=10))
-    graph = neighbour_digraph(*nearest(unit_rows(pool), 11), 10)
+    graph = neighbour_digraph(*exact_neighbours(unit_rows(pool), 11), 10)
     exact = reverse_reachable(graph, pool.ids, 99, range(3000)).spread(chosen.indices)
     assert chosen.certificate is not None
     details = chosen.certificate.details
@@ -77,7 +78,7 @@ def test_fresh_sets_agree_with_many_more_of_them() -> None:
 
 def test_more_sets_choose_rows_of_larger_spread() -> None:
     pool = mixture(4000, width=16)
-    graph = neighbour_digraph(*nearest(unit_rows(pool), 11), 10)
+    graph = neighbour_digraph(*exact_neighbours(unit_rows(pool), 11), 10)
     judge = reverse_reachable(graph, pool.ids, 99, range(30))
     spread = [judge.spread(Diffusion(rounds=rounds).select(pool, Budget(amount=100)).indices) for rounds in (1, 40)]
     random = judge.spread(np.random.default_rng(0).choice(4000, 100, replace=False))
