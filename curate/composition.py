@@ -146,8 +146,7 @@ class _Ruled:
         self.counted = counts_rows(budget)
         self.kinds, self.cell = _kinds(rows, rules.quotas, self.capacity)
         self.cells = int(self.cell.max(initial=-1)) + 1
-        place = {str(row): i for i, row in enumerate(rows.ids)}
-        self.kept: list[int] = [place[row] for row in rules.force]
+        self.kept: list[int] = np.searchsorted(rows.ids, np.asarray(rules.force, np.str_)).tolist()  # `allowed` found them all
         self.weights: list[float] = [1.0] * len(self.kept)
         if self.spent() > self.capacity:
             raise DataError(f"rules.force: the forced rows take {self.spent()} of a budget of {budget}; raise the budget, or force fewer rows")

@@ -2,17 +2,39 @@
 
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
-from curate.core import Features, Integers
+from curate.core import Budget, Features, Integers
 from curate.gumbel import gumbel
+from curate.interfaces import Selector
 from curate.nearest_lists import NearestLists
 from curate.similarity import Metric, Similarities
 
 Wide = NDArray[np.float64]
+
+
+class MassSelector(Selector):
+    """Keeps the rows that receive most mass, or draws them by it."""
+
+    alpha: float = Field(default=0.01, ge=1e-6, le=1, description="What closeness weighs against evenness: larger shares mass among fewer rows.")
+    scale: float = Field(default=5.0, ge=1e-6, le=1e6, description="C: the scale of distances that alpha is relative to.")
+    neighbours: int = Field(default=5000, ge=1, le=1_000_000, description="The most rows that a target row shares its mass among.")
+    share: float = Field(default=0.1, gt=0, le=1, description="The same as a share of the pool, rounded down but one at least; the smaller of the two counts.")
+    take: Literal["largest", "sampled"] = Field(default="largest", description="The rows of most mass, or a draw in proportion to it.")
+
+    def near(self, rows: Features, target: Features | None, metric: Metric) -> "Neighbours":
+        """The lists that mass is spread over."""
+        return Neighbours.of(rows, target, metric, depth(len(rows), self.neighbours, self.share))
+
+    def kept(self, near: "Neighbours", density: Wide, rows: Features, budget: Budget, seed: int) -> tuple[Integers, Wide]:
+        """The rows that fill the budget, and the mass of each; `density` (M, L) says how the rows of the lists crowd."""
+        received = mass(near, density, spread(near.away, density, (1 / self.alpha - 1) * self.scale * len(density)))
+        chosen = budget.fill(by_mass(near, received, rows, seed if self.take == "sampled" else None), rows)
+        return chosen, received[chosen]
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from curate.core import Artifact, Budget, Checkpoint, Examples, Integers
+from curate.core import Artifact, Budget, Examples, Integers
 from curate.data.examples import opened
 from curate.settings import Train
 from curate.store import Store, Workspace, canonical
@@ -77,8 +77,3 @@ def run_training(task: TrainTask, workspace: Workspace, after_step: Callable[[in
     save_checkpoint(model, workspace, "", {"step": log.steps, "learning_rate": task.settings.learning_rate}, task.settings)
     workspace.write("losses.json", canonical(log.losses))
     return {"steps": log.steps, "tokens": log.tokens, "rows": len(rows), "last_loss": log.losses[-1] if log.losses else None}
-
-
-def checkpoint_of(artifact: Artifact) -> Checkpoint:
-    """The trained weights of an artifact."""
-    return Checkpoint(artifact.path, int(artifact.manifest["summary"]["steps"]), 0.0)

@@ -8,15 +8,15 @@ from pydantic import Field
 
 from curate.core import Budget, Features, Integers, Selection
 from curate.errors import DataError
-from curate.interfaces import Context, Selector
-from curate.neighbour_mass import Neighbours, by_mass, depth, mass, spread
+from curate.interfaces import Context
+from curate.neighbour_mass import MassSelector
 from curate.order import by_id, counts_rows
 from curate.similarity import unit_rows
 
 _TILE = 1024
 
 
-class KnnKde(Selector):
+class KnnKde(MassSelector):
     """TSDS (Liu et al., 2024, Algorithm 2): each target row spreads its mass over its nearest rows, thinly where they crowd.
 
     A neighbour of density rho_j receives 1 / (M s rho_j), rho_j = sum_i max(0, 1 - |x_i - x_j|^2 / sigma^2) over all
@@ -30,23 +30,17 @@ class KnnKde(Selector):
 
     name: Literal["knn_kde"] = Field(default="knn_kde", description="The selector's name in a recipe.")
     needs: ClassVar[frozenset[str]] = frozenset({"vectors"})
-    alpha: float = Field(default=0.01, ge=1e-6, le=1, description="What closeness weighs against evenness: larger shares mass among fewer rows.")
-    scale: float = Field(default=5.0, ge=1e-6, le=1e6, description="C: the scale of distances that alpha is relative to.")
     sigma: float = Field(default=0.75, ge=0.01, le=2, description="How near unit rows crowd each other: the kernel's width, a distance of at most 2.")
-    neighbours: int = Field(default=5000, ge=1, le=1_000_000, description="The most rows that a target row shares its mass among.")
-    share: float = Field(default=0.1, gt=0, le=1, description="The same as a share of the pool, rounded down but one at least; the smaller of the two counts.")
-    take: Literal["largest", "sampled"] = Field(default="largest", description="The rows of most mass, or a draw in proportion to it.")
 
     def select(self, pool: Features, budget: Budget, *, target: Features | None = None, context: Context = Context()) -> Selection:
         if pool.vectors is None:
             raise DataError("knn_kde needs vectors of the pool to tell how rows crowd; score it with a scorer whose output is vectors")
         order, rows = by_id(pool)
-        near = Neighbours.of(rows, target, "cosine", depth(len(rows), self.neighbours, self.share))
+        near = self.near(rows, target, "cosine")
         listed, where = np.unique(near.rows, return_inverse=True)
         density = densities(_units(rows, listed), self.sigma)[where].reshape(near.rows.shape)
-        received = mass(near, density, spread(near.away, density, (1 / self.alpha - 1) * self.scale * len(density)))
-        kept = budget.fill(by_mass(near, received, rows, context.seed if self.take == "sampled" else None), rows)
-        return Selection.of(order[kept], gains=received[kept], prefix_consistent=counts_rows(budget))
+        kept, gains = self.kept(near, density, rows, budget, context.seed)
+        return Selection.of(order[kept], gains=gains, prefix_consistent=counts_rows(budget))
 
 
 def _units(pool: Features, rows: Integers) -> NDArray[np.float32]:

@@ -6,13 +6,13 @@ import numpy as np
 from pydantic import Field
 
 from curate.core import Budget, Features, Selection
-from curate.interfaces import Context, Selector
-from curate.neighbour_mass import Neighbours, by_mass, depth, mass, spread
+from curate.interfaces import Context
+from curate.neighbour_mass import MassSelector
 from curate.order import by_id, counts_rows
 from curate.similarity import Metric
 
 
-class KnnUniform(Selector):
+class KnnUniform(MassSelector):
     """TSDS without densities (Liu et al., 2024, Algorithm 1): each target row spreads its mass evenly over its K nearest rows.
 
     K is the smallest with alpha / C sum_i sum_{k <= K} (d_i,K+1 - d_ik) >= (1 - alpha) M for distances d = 1 - s: it
@@ -25,17 +25,10 @@ class KnnUniform(Selector):
 
     name: Literal["knn_uniform"] = Field(default="knn_uniform", description="The selector's name in a recipe.")
     needs: ClassVar[frozenset[str]] = frozenset({"similarity"})
-    alpha: float = Field(default=0.01, ge=1e-6, le=1, description="What closeness weighs against evenness: larger shares mass among fewer rows.")
-    scale: float = Field(default=5.0, ge=1e-6, le=1e6, description="C: the scale of distances that alpha is relative to.")
-    neighbours: int = Field(default=5000, ge=1, le=1_000_000, description="The most rows that a target row shares its mass among.")
-    share: float = Field(default=0.1, gt=0, le=1, description="The same as a share of the pool, rounded down but one at least; the smaller of the two counts.")
-    take: Literal["largest", "sampled"] = Field(default="largest", description="The rows of most mass, or a draw in proportion to it.")
     metric: Metric = Field(default="auto", description="Similarity of vectors: cosine, inner product, or auto: as their scorer means it.")
 
     def select(self, pool: Features, budget: Budget, *, target: Features | None = None, context: Context = Context()) -> Selection:
         order, rows = by_id(pool)
-        near = Neighbours.of(rows, target, self.metric, depth(len(rows), self.neighbours, self.share))
-        even = np.ones(near.rows.shape)
-        received = mass(near, even, spread(near.away, even, (1 / self.alpha - 1) * self.scale * len(even)))
-        kept = budget.fill(by_mass(near, received, rows, context.seed if self.take == "sampled" else None), rows)
-        return Selection.of(order[kept], gains=received[kept], prefix_consistent=counts_rows(budget))
+        near = self.near(rows, target, self.metric)
+        kept, gains = self.kept(near, np.ones(near.rows.shape), rows, budget, context.seed)
+        return Selection.of(order[kept], gains=gains, prefix_consistent=counts_rows(budget))

@@ -1,6 +1,6 @@
 """A mask over the pool learnt by policy gradient, for good rows that differ from one another."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar, Literal
@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from curate.core import Budget, Certificate, Features, Floats, Integers, Selection
+from curate.core import Budget, Features, Floats, Integers, Selection
 from curate.interfaces import Context
 from curate.masks.diversity import Diversity, Wide
 from curate.masks.effects import effects_of
-from curate.masks.objective import typical_size
+from curate.masks.objective import MaskObjective, typical_size
 from curate.masks.partitions import part, shares, shuffled_parts
 from curate.masks.policy import Climb, Credit, Policy, Reward, learn
 from curate.masks.selector import MaskSelector
@@ -61,7 +61,7 @@ class PolicyMask(MaskSelector):
         masks = [_merged(rows, budget, parts, budgets, restart) for restart in logits]
         values = np.asarray([objective.value(mask) for mask in masks])
         best = int(np.argmax(values))
-        certificate, rivals = objective.certificate(masks[best], budget), objective.rivals(budget)
+        certificate, rivals = objective.certificate(masks[best], budget), self.beside(objective, budget)
         details = {**certificate.details, **rivals, **_spread(values, rivals.get("greedy"))}
         climbs = dict(zip(("objective", "best"), np.mean([curve[best] for curve in curves], axis=0), strict=True)) if curves else {}
         return Selection.of(
@@ -71,9 +71,8 @@ class PolicyMask(MaskSelector):
             curves={**climbs, "spread": values},
         )
 
-    def certify(self, pool: Features, budget: Budget, rows: Integers, *, target: Features | None = None, context: Context = Context()) -> Certificate | None:
-        found, objective = super().certify(pool, budget, rows), self.objective(by_id(pool)[1], budget)
-        return replace(found, details={**found.details, **objective.rivals(budget)}) if found and objective else None
+    def beside(self, objective: MaskObjective, budget: Budget) -> Mapping[str, float]:
+        return objective.rivals(budget)
 
 
 @dataclass(frozen=True)

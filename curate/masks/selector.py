@@ -1,5 +1,7 @@
 """What selectors of good and diverse rows share: how the two are weighed, and the certificate that compares them."""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
@@ -25,7 +27,14 @@ class MaskSelector(Selector):
     def certify(self, pool: Features, budget: Budget, rows: Integers, *, target: Features | None = None, context: Context = Context()) -> Certificate | None:
         order, ordered = by_id(pool)
         objective = self.objective(ordered, budget)
-        return objective.certificate(np.argsort(order)[rows], budget) if objective and len(rows) else None
+        if objective is None or len(rows) == 0:
+            return None
+        certificate = objective.certificate(np.argsort(order)[rows], budget)
+        return replace(certificate, details={**certificate.details, **self.beside(objective, budget)})
+
+    def beside(self, objective: MaskObjective, budget: Budget) -> Mapping[str, float]:
+        """What else a certificate says of the objective, computed from it alone."""
+        return {}
 
     def objective(self, rows: Features, budget: Budget) -> MaskObjective | None:
         """J over rows sorted by id; None where the budget holds nothing."""

@@ -1,5 +1,6 @@
 """Saturated coverage f(S) = sum_i min(sum_{j in S} s_ij, cap_i): every row is to be covered, and none more than enough."""
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 
@@ -11,7 +12,33 @@ from curate.submodular.kernel import Kernel, blocks
 from curate.submodular.objective import Objective
 
 
-class SaturatedCoverage(Objective):
+class _Saturated(Objective):
+    """What does not depend on how similarities are read."""
+
+    _cap: Floats  # (N,) enough for each row
+    _covered: Floats  # (N,) by the rows added so far
+
+    @property
+    def value(self) -> float:
+        return float(np.minimum(self._covered, self._cap).sum())
+
+    @property
+    @abstractmethod
+    def _single(self) -> Floats:
+        """(N,) the gain of each row alone."""
+
+    @abstractmethod
+    def _covered_by(self, rows: Integers) -> Floats:
+        """(N,) how much these rows cover of each row, capped or not."""
+
+    def upper(self, rows: Integers | None = None) -> Floats:
+        return self._single if rows is None else self._single[rows]
+
+    def value_of(self, rows: Integers) -> float:
+        return float(np.minimum(self._covered_by(rows), self._cap).sum())
+
+
+class SaturatedCoverage(_Saturated):
     """Over a kernel, cap_i = a sum_j s_ij. A gain reads one row of it."""
 
     def __init__(self, kernel: Kernel, share: float) -> None:
@@ -26,13 +53,6 @@ class SaturatedCoverage(Objective):
     def reset(self) -> None:
         self._covered = np.zeros(len(self._kernel))
 
-    @property
-    def value(self) -> float:
-        return float(np.minimum(self._covered, self._cap).sum())
-
-    def upper(self, rows: Integers | None = None) -> Floats:
-        return self._single if rows is None else self._single[rows]
-
     def gains(self, rows: Integers) -> Floats:
         return self._room_taken(rows, [np.maximum(self._cap - self._covered, 0.0)])[0]
 
@@ -43,18 +63,15 @@ class SaturatedCoverage(Objective):
         self._covered = np.maximum(self._covered - self._kernel.rows(np.asarray([row]))[0], 0.0)
 
     def after(self, sets: Sequence[Integers]) -> Sequence[tuple[float, Floats]]:
-        covered = [np.zeros(len(self._kernel)) for _ in sets]
-        for rows, total in zip(sets, covered, strict=True):
-            for _, block in blocks(self._kernel, rows):
-                total += block.sum(axis=0, dtype=np.float64)
+        covered = [self._covered_by(rows) for rows in sets]
         gains = self._room_taken(np.arange(len(self._kernel)), [np.maximum(self._cap - total, 0.0) for total in covered])
         return [_without(rows, float(np.minimum(total, self._cap).sum()), gain) for rows, total, gain in zip(sets, covered, gains, strict=True)]
 
-    def value_of(self, rows: Integers) -> float:
+    def _covered_by(self, rows: Integers) -> Floats:
         covered = np.zeros(len(self._kernel))
         for _, block in blocks(self._kernel, rows):
             covered += block.sum(axis=0, dtype=np.float64)
-        return float(np.minimum(covered, self._cap).sum())
+        return covered
 
     @property
     def details(self) -> Mapping[str, float]:
@@ -71,23 +88,19 @@ class SaturatedCoverage(Objective):
         return found
 
 
-class SparseSaturatedCoverage(Objective):
+class SparseSaturatedCoverage(_Saturated):
     """Over a graph of nearest neighbours: each row is covered by those of its own m nearest that are kept."""
 
     def __init__(self, graph: Graph, share: float) -> None:
         self._graph, self._cap = graph, share * graph.alike.sum(axis=1)
-        self._single = graph.column_sums(self._cap)
         self.reset()
+
+    @cached_property
+    def _single(self) -> Floats:
+        return self._graph.column_sums(self._cap)
 
     def reset(self) -> None:
         self._covered = np.zeros(len(self._graph))
-
-    @property
-    def value(self) -> float:
-        return float(np.minimum(self._covered, self._cap).sum())
-
-    def upper(self, rows: Integers | None = None) -> Floats:
-        return self._single if rows is None else self._single[rows]
 
     def gains(self, rows: Integers) -> Floats:
         served, alike, starts = self._graph.served(rows)
@@ -108,9 +121,6 @@ class SparseSaturatedCoverage(Objective):
             gains = self._graph.column_sums(np.maximum(self._cap - covered, 0.0))
             found.append(_without(rows, float(np.minimum(covered, self._cap).sum()), gains))
         return found
-
-    def value_of(self, rows: Integers) -> float:
-        return float(np.minimum(self._covered_by(rows), self._cap).sum())
 
     @property
     def details(self) -> Mapping[str, float]:
