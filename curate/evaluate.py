@@ -10,6 +10,7 @@ from curate.core import Evaluation, Row
 from curate.data.conversation import Conversation, Rejection
 from curate.errors import DataError
 from curate.inference.engine import Engine
+from curate.inference.scoring import ScoringPlan, plan_scoring
 from curate.interfaces import Answer, Item, Task
 from curate.model import LanguageModel
 
@@ -30,6 +31,7 @@ class Plan:
     offered: list[list[str]]
     contexts: list[list[int]]
     continuations: list[list[list[int]]]
+    scoring: ScoringPlan | None  # where answers are weighed: how, made once and run by every variant
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,8 @@ class Graded:
     records: list[dict[str, Any]]
     forward_tokens: int
     asked_tokens: int
+    peak_bytes: int  # of stored keys and values
+    unshared: str  # why requests were run one by one, if they were
 
 
 def plan(task: Task, items: Sequence[Item], shots: Turns, encoder: Encodes) -> Plan:
@@ -55,17 +59,17 @@ def plan(task: Task, items: Sequence[Item], shots: Turns, encoder: Encodes) -> P
             raise DataError(f"evaluation item {item.id}: the prompt's tokens depend on the answer; end prompts with a separator")
         contexts.append(mine[0][0])
         continuations.append([answer for _, answer in mine])
-    return Plan(tuple(items), offered, contexts, continuations)
+    return Plan(tuple(items), offered, contexts, continuations, None if task.generates else plan_scoring(contexts, continuations))
 
 
 def grade(model: LanguageModel, task: Task, asked: Plan, *, label: str) -> Graded:
     """Ask every item and grade the answers."""
     engine = Engine(model)
-    answers = _generate(engine, model, task, asked) if task.generates else _weigh(engine, asked)
+    answers = _generate(engine, model, task, asked) if asked.scoring is None else _weigh(engine, asked, asked.scoring)
     scores = np.array([task.grade(item, answer) for item, answer in zip(asked.items, answers, strict=True)], np.float64)
     evaluation = Evaluation(label, task.metric, np.array([item.id for item in asked.items]), scores)
     records = [record(item, answer, float(score)) for item, answer, score in zip(asked.items, answers, scores, strict=True)]
-    return Graded(evaluation, records, engine.forward_tokens, engine.asked_tokens)
+    return Graded(evaluation, records, engine.forward_tokens, engine.asked_tokens, engine.peak_bytes, engine.unshared)
 
 
 def record(item: Item, answer: Answer, score: float) -> dict[str, Any]:
@@ -99,11 +103,10 @@ def _requests(encoder: Encodes, items: Sequence[Item], texts: Sequence[str], sho
     return [split_answer(row) for row in rows if isinstance(row, Row)]
 
 
-def _weigh(engine: Engine, asked: Plan) -> list[Answer]:
-    values = engine.loglikelihoods(asked.contexts, asked.continuations)
+def _weigh(engine: Engine, asked: Plan, scoring: ScoringPlan) -> list[Answer]:
     return [
-        Answer(choices=texts, loglikelihoods=nats, tokens=[len(k) for k in answers])
-        for texts, nats, answers in zip(asked.offered, values, asked.continuations, strict=True)
+        Answer(choices=texts, loglikelihoods=[scored.loglikelihood for scored in found], tokens=[len(k) for k in answers])
+        for texts, found, answers in zip(asked.offered, engine.score(scoring), asked.continuations, strict=True)
     ]
 
 

@@ -14,6 +14,8 @@ from curate.core import Budget, Certificate, Checkpoint, Config, Content, Featur
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from curate.compression.prefix import Prefix
+    from curate.inference.stores import DecodeCache, Memory
     from curate.model import LanguageModel
 
 T = TypeVar("T")
@@ -198,3 +200,26 @@ class Task(Component):
     @abstractmethod
     def grade(self, item: Item, answer: Answer) -> float:
         """The score of one item in the metric's unit."""
+
+
+class Press(Component):
+    """Compresses the cache of a prefix: what its tokens are worth, how many each layer and head may keep, what becomes of the rest. Never exact."""
+
+    simulated: ClassVar[bool] = False  # whether it only masks, and no byte is saved
+
+    @property
+    def reads_inputs(self) -> bool:
+        """Whether it needs what every layer's attention is given, beside queries, keys and values."""
+        return False
+
+    @abstractmethod
+    def compress(self, prefix: "Prefix") -> "Memory":
+        """What is stored of a prefilled prefix; the tokens after it attend to this in its place, at their true positions."""
+
+    def calibrate(self, model: "LanguageModel", texts: Sequence[Sequence[int]], seed: int) -> State | None:
+        """What the press needs to know of the model, measured on token sequences: once, on the base model, and frozen for all of its variants."""
+        return None
+
+    def decoder(self, prefix: "Prefix", layer: int) -> "DecodeCache | None":
+        """A cache of one layer that goes on evicting while one sequence is generated; None where generated tokens are simply added."""
+        return None

@@ -22,6 +22,8 @@ from curate.randomness import uniform
 from curate.recipe import Evaluate, Hygiene, label_of
 from curate.store import Store, Workspace
 
+VERSION = 2  # of the engine's numbers
+
 
 @dataclass(frozen=True)
 class Examination:
@@ -110,11 +112,13 @@ def evaluate(store: Store, examination: Examination, handle: Any, checkpoint: Ar
             "higher_is_better": examination.task.higher_is_better,
             "forward_tokens": graded.forward_tokens,
             "tokens_without_sharing": graded.asked_tokens,
+            "cache_bytes": graded.peak_bytes,
+            "unshared": graded.unshared,
         }
 
     fields = {"examination": examination.identity(), "model": handle.identity(), "environment": dict(environment)}
     inputs = [*examination.inputs] + ([checkpoint.key] if checkpoint else [])
-    return store.build("evaluation", make, fields=fields, inputs=inputs)
+    return store.build("evaluation", make, fields=fields, inputs=inputs, version=VERSION)
 
 
 def item_scores(artifact: Artifact) -> Mapping[str, float]:

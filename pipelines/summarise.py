@@ -197,6 +197,12 @@ def _target_aside(scored: Scored) -> list[tuple[str, str]]:
     return scored.aside + (quarantined(scored.vectors[1]) if scored.vectors else [])
 
 
+def _unshared(experiment: Experiment) -> list[str]:
+    """Why evaluations ran without sharing prefixes, each reason once."""
+    reasons = {artifact.manifest["summary"]["unshared"] for outcome in experiment.outcomes for artifact in outcome.evaluations}
+    return [f"evaluation without shared prefixes, one request at a time: {reason}" for reason in sorted(reasons) if reason]
+
+
 def _warnings(recipe: Recipe, experiment: Experiment) -> list[str]:
     from curate.data.examples import opened
 
@@ -209,6 +215,7 @@ def _warnings(recipe: Recipe, experiment: Experiment) -> list[str]:
             warnings.append(f"{shared} of {len(items)} items of {examination.label} are also in the pool, word for word: scores on them measure memory")
         if left := _shared(target, everything):
             warnings.append(f"{left} rows of {examination.label}'s data are target rows and were left out of the evaluation")
+    warnings += _unshared(experiment)
     for name, scored in experiment.features.items():
         warnings += [*scored.notes, *_unfaithful(name, scored.pilot)]
         for artifact in scored.artifacts():

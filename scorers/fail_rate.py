@@ -41,6 +41,7 @@ class FailRate(Scorer):
 
     name: Literal["fail_rate"] = "fail_rate"
     output: ClassVar[Output] = "scores"
+    version: ClassVar[int] = 2
 
     column: str | None = Field(None, min_length=1, description="A column of the rows that holds the number; null: sample answers from the base model.")
     column_is: ColumnIs = Field("fail_rate", description="What the column holds: a rate in [0, 1], or grades, a list of true/false or 1/0, true for right.")

@@ -6,16 +6,17 @@ from pathlib import Path
 
 import pytest
 
-METHODS = ("curate.scorers", "curate.selectors", "curate.tasks")
+METHODS = ("curate.scorers", "curate.selectors", "curate.tasks", "curate.presses")
 HEAVY = {"torch", "transformers", "peft", "datasets", "ot", "faiss", "sklearn", "matplotlib", "pandas", "pyarrow", "dask", "distributed"}
 # Tensor code from the first line to the last may import torch at once; all else imports it, and these, inside functions.
 # Pipelines may import these too: the command line imports a pipeline only when it runs it.
 TENSOR = {
     f"curate.{name}"
     for name in (
-        *("adapters", "companion", "curvature", "dynamics", "encoder", "evaluate", "fisher", "fisher_features", "forward", "gradient_features", "gradients"),
-        *("inference.engine", "inference.prefix", "inference.sampling", "kernel_features", "kfac", "model", "moments", "projection", "readers"),
-        *("rowwise", "train", "woodbury"),
+        *("adapters", "companion", "compression.prefix", "curvature", "dynamics", "encoder", "evaluate", "fisher", "fisher_features", "forward"),
+        *("gradient_features", "gradients", "kernel_features", "kfac", "model", "moments", "projection", "readers", "rowwise", "train", "woodbury"),
+        *(f"inference.{name}" for name in ("attention", "decoding", "engine", "generation", "growing", "own_attention", "passes", "prefill", "probe")),
+        *(f"inference.{name}" for name in ("sampling", "scoring", "stores")),
     )
 }
 # Everything else in curate/ is a service.

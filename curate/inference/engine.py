@@ -1,130 +1,167 @@
-"""Exact log-likelihoods and generation, greedy or sampled, over many prompts that begin alike.
+"""Exact log-likelihoods and generation over many requests that begin alike: what they share is computed once.
 
-The tokens that all contexts share are prefilled once; every context is computed once and serves all its
-continuations; logits are formed only where they are read, and log-probabilities are taken in float32. Results equal
-those of the uncached model up to the rounding of a sum in another order.
+Requests become a plan (curate.inference.plan), which depends on tokens and not on the model, so that all variants of a model run the same shapes.
+Results equal those of the uncached model up to the rounding of sums in another order. A model that fails a probe against its own attention, and
+requests longer than its attention's window, run one by one, and `unshared` says why.
 """
 
-import warnings
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from curate.compression.prefix import Prefix
 from curate.core import Integers
-from curate.errors import ModelError
-from curate.inference.prefix import common_prefix, fork, is_forkable, pad_rows
-from curate.model import LanguageModel, micro_batches
+from curate.inference.attention import ours
+from curate.inference.decoding import Decoding
+from curate.inference.generation import GenerationPlan, GenerationRun, plan_generation
+from curate.inference.growing import Choose, Forgetting, Growing, most_likely
+from curate.inference.own_attention import Answering, score
+from curate.inference.passes import logits_of
+from curate.inference.plan import Layout
+from curate.inference.prefill import prefilled
+from curate.inference.probe import longest, unfit
+from curate.inference.scoring import Scored, ScoringPlan, ScoringRun, plan_scoring
+from curate.inference.stops import Stops
+from curate.inference.stores import Memory
+from curate.interfaces import Press, State
+from curate.model import LanguageModel
 
 Tokens = Sequence[int]
-# (logits (B, V) in float32, which contexts they follow (B,), how many tokens each has so far) -> the next token of each (B,)
-Choose = Callable[[Tensor, Integers, int], Tensor]
 
 
-def most_likely(logits: Tensor, contexts: Integers, step: int) -> Tensor:
-    """Greedy: the token of the largest logit, of equal ones the first."""
-    return logits.argmax(-1)
+@runtime_checkable
+class Prefills(Protocol):
+    """A press that does not let all tokens through all layers, and so prefills by itself."""
+
+    def prefill(self, model: LanguageModel, tokens: Tokens) -> tuple[Memory, Tensor]:
+        """(what is stored, the last hidden states of the tokens that got through)."""
 
 
 @dataclass
 class Engine:
-    """Runs requests on one model; `forward_tokens` counts what was computed, `asked_tokens` what a cacheless run would."""
+    """Runs requests on one model; `forward_tokens` counts what was computed, `asked_tokens` what a run without any sharing would.
+
+    With a press, stretches that begin at position 0 and are shared are compressed after they were prefilled; with `covers="prompt"`, generation
+    compresses every whole prompt, one after the other. Results are then no longer exact.
+    """
 
     model: LanguageModel
     batch_tokens: int = 8192
+    press: Press | None = None
+    state: State | None = None  # of the press's calibration
+    covers: Literal["prefix", "prompt"] = "prefix"
     forward_tokens: int = field(default=0, init=False)
     asked_tokens: int = field(default=0, init=False)
+    peak_bytes: int = field(default=0, init=False)  # of stored keys and values
+    compressed_tokens: int = field(default=0, init=False)  # whose keys and values went through the press
+    unshared: str = field(default="", init=False)  # why requests were run one by one, if they were
+    _probed: str | None = field(default=None, init=False)
+
+    @property
+    def layout(self) -> Layout:
+        """The sizes that plans for this engine are made with."""
+        return Layout(batch=self.batch_tokens, apart=self.press is not None)
 
     def loglikelihoods(self, contexts: Sequence[Tokens], continuations: Sequence[Sequence[Tokens]]) -> list[list[float]]:
         """log p(continuation | context) in nats, summed over its tokens, for each context's continuations."""
-        results: list[list[float]] = [[] for _ in contexts]
-        self.asked_tokens += sum(len(c) + len(k) for c, ks in zip(contexts, continuations, strict=True) for k in ks)
+        found = self.score(self.plan(contexts, continuations))
+        return [[scored.loglikelihood for scored in several] for several in found]
+
+    def plan(self, contexts: Sequence[Tokens], continuations: Sequence[Sequence[Tokens]]) -> ScoringPlan:
+        """What `score` runs; good for every model with this vocabulary."""
+        return plan_scoring(contexts, continuations, self.layout)
+
+    def score(self, wanted: ScoringPlan) -> list[list[Scored]]:
+        """For each context's continuations: log-likelihood, that of every token, and whether greedy decoding would give it."""
+        self.asked_tokens += wanted.asked_tokens
         with torch.inference_mode():
-            for batch, cache, mask, logits in self._prefilled(contexts, _widest(continuations)):
-                chosen = [continuations[int(i)] for i in batch]
-                lengths = [len(contexts[int(i)]) for i in batch]
-                for i, values in zip(batch, self._continue(chosen, lengths, cache, mask, logits), strict=True):
-                    results[int(i)] = values
-        return results
+            if self._alone(max((len(context) + len(k) for context, ks in wanted.requests for k in ks), default=0)):
+                self.forward_tokens += wanted.asked_tokens
+                return [[score(self.model, context, continuation) for continuation in several] for context, several in wanted.requests]
+            with ours(self.model.model):
+                run = ScoringRun(self.model, wanted, self._compress if self.press else None)
+                found = run.results()
+        self.forward_tokens += wanted.plan.tokens
+        self.peak_bytes = max(self.peak_bytes, run.peak_bytes)
+        return found
 
-    def generate(self, contexts: Sequence[Tokens], *, max_tokens: int, stop: Sequence[int], choose: Choose = most_likely) -> list[list[int]]:
-        """The token that `choose` takes again and again, until a token of `stop` (left out) or `max_tokens`."""
-        results: list[list[int]] = [[] for _ in contexts]
-        with torch.inference_mode():
-            for batch, cache, mask, logits in self._prefilled(contexts, max_tokens):
-                lengths = torch.tensor([len(contexts[int(i)]) for i in batch], device=self.model.device)
-                for i, tokens in zip(batch, self._decode(batch, cache, mask, logits, lengths, max_tokens, frozenset(stop), choose), strict=True):
-                    results[int(i)] = tokens
-        return results
-
-    def _prefilled(self, contexts: Sequence[Tokens], room: int) -> Any:
-        """Batches of (context numbers, cache after the contexts, its mask, float32 logits after each context)."""
-        shared = common_prefix(contexts)
-        root = self._forward([list(contexts[0][:shared])], None, None, [0])[0] if shared else None
-        tails = [list(context[shared:]) for context in contexts]
-        lengths: Integers = np.array([len(tail) + room for tail in tails], np.int64)
-        for batch in micro_batches(lengths, self.batch_tokens):
-            rows = [tails[int(i)] for i in batch]
-            past = fork(root, len(rows)) if root is not None else None
-            before = torch.ones((len(rows), shared), dtype=torch.long, device=self.model.device)
-            cache, mask, logits, kept = self._forward(rows, past, before, [shared] * len(rows), last_only=True)
-            last = torch.searchsorted(kept, torch.tensor([len(row) - 1 for row in rows], device=kept.device))
-            yield batch, cache, mask, logits[torch.arange(len(rows)), last]
-
-    def _forward(
-        self, rows: Sequence[Tokens], past: Any, before: Tensor | None, starts: Sequence[int], *, last_only: bool = False
-    ) -> tuple[Any, Tensor, Tensor, Tensor]:
-        """(cache, mask over cached tokens, logits (B, P, V) at the kept positions, those positions (P,))."""
-        ids, mask = pad_rows(rows, self.model.pad, self.model.device)
-        self.forward_tokens += int(mask.sum())
-        positions = torch.tensor(starts, device=ids.device).unsqueeze(1) + torch.arange(ids.shape[1], device=ids.device)
-        whole = mask if before is None else torch.cat([before, mask], 1)
-        kept = torch.unique(mask.sum(1) - 1) if last_only else torch.arange(ids.shape[1], device=ids.device)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # transformers renames past_key_values; older ones know no other name
-            output = self.model.model(
-                input_ids=ids, attention_mask=whole, position_ids=positions, past_key_values=past, use_cache=True, logits_to_keep=kept
-            )
-        if not is_forkable(output.past_key_values):
-            raise ModelError("this model's layers keep a window or a state instead of all tokens; evaluation needs full attention layers")
-        return output.past_key_values, whole, output.logits.float(), kept
-
-    def _continue(self, continuations: Sequence[Sequence[Tokens]], lengths: Sequence[int], cache: Any, mask: Tensor, logits: Tensor) -> list[list[float]]:
-        first = torch.log_softmax(logits, -1)
-        totals = [[float(first[i, k[0]]) if len(k) else 0.0 for k in ks] for i, ks in enumerate(continuations)]
-        longer = [(i, j) for i, ks in enumerate(continuations) for j, k in enumerate(ks) if len(k) > 1]
-        sizes = np.array([mask.shape[1] + len(continuations[i][j]) for i, j in longer], np.int64)
-        for chunk in micro_batches(sizes, self.batch_tokens * 4) if longer else ():
-            pairs = sorted(longer[int(c)] for c in chunk)
-            owners = torch.tensor([i for i, _ in pairs], device=mask.device)
-            repeats = torch.bincount(owners, minlength=len(mask))
-            rows = [list(continuations[i][j][:-1]) for i, j in pairs]
-            _, _, scores, _ = self._forward(rows, fork(cache, repeats), mask[owners], [lengths[i] for i, _ in pairs])
-            for row, (i, j) in enumerate(pairs):
-                following = torch.tensor(continuations[i][j][1:], device=mask.device)
-                nats = torch.log_softmax(scores[row, : len(following)], -1).gather(1, following.unsqueeze(1))
-                totals[i][j] += float(nats.double().sum())
-        return totals
-
-    def _decode(
-        self, contexts: Integers, cache: Any, mask: Tensor, logits: Tensor, lengths: Tensor, max_tokens: int, stop: frozenset[int], choose: Choose
+    def generate(
+        self, contexts: Sequence[Tokens], *, max_tokens: int, stop: Sequence[int] = (), stops: Stops | None = None, choose: Choose = most_likely
     ) -> list[list[int]]:
-        tokens: list[list[int]] = [[] for _ in range(len(mask))]
-        going = list(range(len(mask)))
-        for taken in range(max_tokens):
-            following = choose(logits, contexts, taken)
-            going = [i for i in going if int(following[i]) not in stop]
-            for i in going:
-                tokens[i].append(int(following[i]))
-            if not going or taken + 1 == max_tokens:
-                break
-            cache, mask, scores, _ = self._forward(following.unsqueeze(1).tolist(), cache, mask, (lengths + taken).tolist())
-            logits = scores[:, -1]
-        return tokens
+        """The token that `choose` takes again and again, until a token of `stop` (left out), a stop string, or `max_tokens`; equal contexts share a prompt."""
+        wanted = plan_generation(contexts, self.layout)
+        growing = Growing(self.model, max_tokens, stops if stops is not None else Stops.at(stop), choose)
+        self.asked_tokens += sum(map(len, contexts))
+        with torch.inference_mode():
+            found = self._generated(wanted, growing)
+        self.peak_bytes = max(self.peak_bytes, growing.peak_bytes)
+        return [found[i] for i in range(len(contexts))]
 
+    def _generated(self, wanted: GenerationPlan, growing: Growing) -> dict[int, list[int]]:
+        alone = self._alone(max((len(prompt) + growing.max_tokens for prompt in wanted.prompts), default=0))
+        with contextlib.nullcontext() if alone else ours(self.model.model):
+            if not alone and (self.press is None or self.covers == "prefix"):
+                found = GenerationRun(self.model, wanted, growing, self._compress if self.press else None).run()
+                self._count(wanted.plan.tokens, growing.decoded_tokens)
+                return found
+            answers = self._by_itself if alone else self._pressed
+            results: dict[int, list[int]] = {}
+            for prompt, asked in zip(wanted.prompts, wanted.asked, strict=True):
+                results |= dict(zip(asked, answers(growing, prompt, np.asarray(asked, np.int64)), strict=True))
+        return results
 
-def _widest(continuations: Sequence[Sequence[Tokens]]) -> int:
-    return max((len(k) for ks in continuations for k in ks), default=0)
+    def _by_itself(self, growing: Growing, prompt: Tokens, asked: Integers) -> list[list[int]]:
+        found = Answering(self.model, growing.max_tokens, growing.stops, growing.choose).answers(prompt, asked)
+        self._count(len(prompt) * len(asked), sum(map(len, found)))
+        return found
+
+    def _pressed(self, growing: Growing, prompt: Tokens, asked: Integers) -> list[list[int]]:
+        """Answers to a prompt whose keys and values were compressed; the first token is still exact, for the prefill is."""
+        if self.press is None:
+            raise RuntimeError("there is no press")
+        prefix, memory, hidden = self._compressed(prompt)
+        before, logits = growing.decoded_tokens, logits_of(self.model, hidden[-1:])
+        if prefix is not None and self.press.decoder(prefix, 0) is not None:
+            found = []
+            for context in asked:
+                caches = [cache for layer in range(len(prefix.layers)) if (cache := self.press.decoder(prefix, layer)) is not None]
+                state = Forgetting(caches, len(prompt))
+                found += growing.grow(state, logits, torch.tensor([len(prompt)], device=logits.device), np.asarray([context]))
+        else:
+            owners = torch.zeros(len(asked), dtype=torch.long, device=logits.device)
+            found = growing.grow(Decoding([memory], None, owners), logits.expand(len(asked), -1), torch.full_like(owners, len(prompt)), asked)
+        self._count(len(prompt), growing.decoded_tokens - before)
+        return found
+
+    def _count(self, prefilled_tokens: int, decoded: int) -> None:
+        self.forward_tokens += prefilled_tokens + decoded
+        self.asked_tokens += decoded
+
+    def _alone(self, tokens: int) -> bool:
+        """Whether requests of up to so many tokens have to be run one by one."""
+        most = longest(self.model)
+        if most is not None and tokens > most:
+            self.unshared = f"requests of up to {tokens} tokens are longer than the window of {most} that some of its layers attend to"
+            return True
+        if self._probed is None:
+            self._probed = unfit(self.model)
+        self.unshared = self._probed
+        return bool(self.unshared)
+
+    def _compress(self, tokens: Tokens) -> tuple[Memory, Tensor]:
+        return self._compressed(tokens)[1:]
+
+    def _compressed(self, tokens: Tokens) -> tuple[Prefix | None, Memory, Tensor]:
+        """(the exact prefix, what the press keeps of it, the last hidden states); no prefix where the press prefills in its own way."""
+        if self.press is None:
+            raise RuntimeError("there is no press")
+        self.compressed_tokens += len(tokens)
+        if isinstance(self.press, Prefills):
+            return None, *self.press.prefill(self.model, tokens)
+        prefix, hidden = prefilled(self.model, tokens, inputs=self.press.reads_inputs, state=self.state)
+        return prefix, self.press.compress(prefix), hidden

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from curate.inference.engine import Engine
-from curate.inference.prefix import common_prefix
 from curate.model import LanguageModel, fresh, resolve
 from curate.settings import ModelSpec
 
@@ -54,9 +53,8 @@ def test_the_shared_prefix_is_computed_once(model: LanguageModel) -> None:
     contexts, continuations = prompts(40)
     engine = Engine(model)
     engine.loglikelihoods(contexts, continuations)
-    tails = sum(len(context) - 40 for context in contexts)
-    follow = sum(len(text) - 1 for texts in continuations for text in texts)
-    assert engine.forward_tokens == 40 + tails + follow
+    sequences = [context + text[:-1] for context, texts in zip(contexts, continuations, strict=True) for text in texts]
+    assert engine.forward_tokens == len({tuple(sequence[: end + 1]) for sequence in sequences for end in range(len(sequence))})
     assert engine.asked_tokens > 5 * engine.forward_tokens
 
 
@@ -69,10 +67,3 @@ def test_greedy_generation_equals_that_of_transformers(model: LanguageModel, bat
         ids = torch.tensor([context])
         wanted = model.model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False)[0, len(context) :].tolist()
         assert tokens == (wanted[: wanted.index(end)] if end in wanted else wanted)
-
-
-def test_every_context_keeps_a_token_of_its_own() -> None:
-    assert common_prefix([[1, 2, 3], [1, 2, 3]]) == 2
-    assert common_prefix([[1, 2, 3], [1, 2]]) == 1
-    assert common_prefix([[1], [2]]) == 0
-    assert common_prefix([]) == 0

@@ -12,7 +12,8 @@ from scipy.stats import chisquare, kstest
 from torch import Tensor
 
 from curate.core import Floats
-from curate.inference.engine import Choose, Engine, most_likely
+from curate.inference.engine import Engine
+from curate.inference.growing import Choose, most_likely
 from curate.inference.sampling import Nucleus, Sampler, inverse_cdf, sample, sample_keys
 from curate.model import LanguageModel, fresh, resolve
 from curate.randomness import draw

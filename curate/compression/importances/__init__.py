@@ -1,0 +1,1 @@
+"""What the tokens of a prefix are worth, one file each."""

@@ -1,0 +1,68 @@
+"""A press put together from an importance, an allocator and an action; published methods are this with their own parts as defaults."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from curate.compression.actions.evict import Evict
+from curate.compression.allocators.uniform import Uniform
+from curate.compression.parts import AnyAction, AnyAllocator, AnyImportance
+from curate.interfaces import Press, State
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from curate.compression.prefix import Prefix
+    from curate.inference.stores import Memory
+    from curate.model import LanguageModel
+
+PARTS = ("importance", "allocator", "action")
+
+
+class TokenPress(Press):
+    """Scores all tokens, gives every layer and head its number, and stores what the action makes of them."""
+
+    keep: float = Field(0.25, gt=0, le=1, description="Share of the prefix's tokens that are kept, on average over layers and heads (rounded up).")
+    tokens: int | None = Field(None, ge=1, description="Kept tokens on average over layers and heads, in place of the share.")
+    importance: AnyImportance
+    allocator: AnyAllocator = Field(default=Uniform(), description="How many each layer and head may keep: a name, or a mapping with its fields.")
+    action: AnyAction = Field(default=Evict(), description="What becomes of the others: a name, or a mapping with its fields.")
+
+    @property
+    def reads_inputs(self) -> bool:
+        return self.action.needs_inputs
+
+    def budget(self, prefix: "Prefix") -> int:
+        """Tokens that a layer and head keep on average: at least one, at most all."""
+        wanted = self.tokens if self.tokens is not None else -int(-self.keep * len(prefix) // 1)
+        return max(1, min(wanted, len(prefix)))
+
+    def compress(self, prefix: "Prefix") -> "Memory":
+        from curate.inference.stores import Memory
+
+        scores = self.importance.score(prefix)
+        counts = self.allocator.allocate(prefix, scores, self.budget(prefix))
+        protected = self.importance.protected(prefix)
+        stores = []
+        for layer, values in enumerate(scores):
+            kept = [best(values[head], protected, int(counts[layer, head])) for head in range(len(values))]
+            stores.append(self.action.store(prefix, layer, kept, values))
+        return Memory(stores, len(prefix))
+
+    def calibrate(self, model: "LanguageModel", texts: Sequence[Sequence[int]], seed: int) -> State | None:
+        found: dict[str, Any] = {}
+        for part in (self.importance, self.allocator):
+            found |= part.calibrate(model, texts, seed) or {}
+        return found or None
+
+
+def best(scores: "Tensor", protected: "Tensor", count: int) -> "Tensor":
+    """The `count` tokens to keep of scores (n,), ascending: protected ones first (the later first), then by score, ties to the earlier."""
+    import torch
+
+    guarded = torch.nonzero(protected.to(scores.device)).squeeze(-1).flip(0)[:count]
+    free = scores.masked_fill(protected.to(scores.device), float("-inf"))
+    order = torch.argsort(free, descending=True, stable=True)
+    chosen = torch.cat([guarded, order[: count - len(guarded)]])
+    return chosen.sort().values

@@ -1,0 +1,138 @@
+"""Attention in parts: over a cache that many rows share, over the new tokens, each with its normaliser, put together exactly.
+
+For a query q and parts i with logits s_i, part i gives o_i = softmax(s_i) V_i and l_i = logsumexp(s_i); then with L = logsumexp_i l_i the attention over
+all of them is sum_i exp(l_i - L) o_i. So the keys of a shared prefix are read once for all rows, and never copied.
+
+One function is registered with transformers under the name "curate". It asks the pass that is running; the model's masks and caches have no say.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+NAME = "curate"
+FEW = 128  # queries below which a plain product is faster than a blocked kernel
+Part = tuple[Tensor, Tensor]  # (output (R, H, T, d), log of the normaliser (R, H, T) in float32)
+
+
+class Attends(Protocol):
+    """One forward pass: what every layer's new tokens attend to."""
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        """(B, Hq, T, d) for query (B, Hq, T, d) and the new tokens' key and value (B, Hk, T, d), all with their positions already in."""
+
+
+_running: ContextVar[Attends | None] = ContextVar("the pass that is running", default=None)
+
+
+@contextmanager
+def running(step: Attends) -> Iterator[None]:
+    """Within it, attention layers whose implementation is ours ask this pass."""
+    token = _running.set(step)
+    try:
+        yield
+    finally:
+        _running.reset(token)
+
+
+def _registered(module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any, scaling: float | None = None, **_: Any) -> tuple[Tensor, None]:
+    step = _running.get()
+    if step is None:
+        raise RuntimeError("the attention of curate's engine runs only inside a pass of the engine")
+    scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
+    return step.attend(int(module.layer_idx), query, key, value, scale).transpose(1, 2), None
+
+
+@contextmanager
+def ours(model: Any) -> Iterator[None]:
+    """Within it, the model attends through the engine; afterwards as before."""
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(NAME, _registered)
+    before = model.config._attn_implementation
+    model.set_attn_implementation(NAME)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
+
+
+def attention(query: Tensor, key: Tensor, value: Tensor, scale: float, bias: Tensor | None = None) -> Part:
+    """softmax(scale q k^T + bias) v and its normaliser, for query (R, H, T, d), key and value (R, H, n, d), bias to be spread to (R, H, T, n).
+
+    Every query must have a key whose bias is finite.
+    """
+    if query.shape[2] < FEW or query.dtype == torch.float64:
+        return _product(query, key, value, scale, bias)
+    if query.device.type == "cpu":
+        mask = None if bias is None else bias.to(query.dtype)
+        found = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, 0.0, False, attn_mask=mask, scale=scale)
+        return found[0], found[1]
+    if query.device.type == "cuda":
+        return _cuda(query, key, value, scale, bias)
+    return _product(query, key, value, scale, bias)
+
+
+def _product(query: Tensor, key: Tensor, value: Tensor, scale: float, bias: Tensor | None) -> Part:
+    logits = (query @ key.transpose(-1, -2)) * scale
+    logits = logits.float() if logits.dtype != torch.float64 else logits
+    if bias is not None:
+        logits = logits + bias
+    normaliser = logits.logsumexp(-1)
+    return (logits - normaliser.unsqueeze(-1)).exp().to(value.dtype) @ value, normaliser
+
+
+def _cuda(query: Tensor, key: Tensor, value: Tensor, scale: float, bias: Tensor | None) -> Part:
+    if bias is None and query.dtype != torch.float32 and query.shape[-1] % 8 == 0 and value.shape[-1] == query.shape[-1]:
+        found = torch.ops.aten._scaled_dot_product_flash_attention(query, key, value, 0.0, False, scale=scale)
+        return found[0], found[1][..., : query.shape[2]]
+    if bias is not None:
+        bias = _aligned(bias.to(query.dtype)).expand(query.shape[0], query.shape[1], query.shape[2], key.shape[2])
+    found = torch.ops.aten._scaled_dot_product_efficient_attention(query, key, value, bias, True, scale=scale)
+    return found[0], found[1][..., : query.shape[2]]
+
+
+def _aligned(bias: Tensor) -> Tensor:
+    """The same numbers with rows that begin at a multiple of 16 elements, as the kernel wants them."""
+    width = bias.shape[-1]
+    return torch.nn.functional.pad(bias, (0, -width % 16))[..., :width]
+
+
+def merge(parts: Sequence[Part]) -> Part:
+    """The attention over all parts together; a part whose normaliser is -inf counts nothing."""
+    if len(parts) == 1:
+        return parts[0]
+    normalisers = torch.stack([part[1].float() if part[1].dtype != torch.float64 else part[1] for part in parts])
+    total = normalisers.logsumexp(0)
+    shares = (normalisers - total).exp()
+    output = parts[0][0] * shares[0].unsqueeze(-1).to(parts[0][0].dtype)
+    for share, (values, _) in zip(shares[1:], parts[1:], strict=True):
+        output = output + values * share.unsqueeze(-1).to(values.dtype)
+    return output, total
+
+
+def grouped(query: Tensor, heads: int) -> Tensor:
+    """(B, Hk, G T, d) of query (B, Hk G, T, d): the queries that share a key-value head, one after the other."""
+    rows, own, tokens, width = query.shape
+    return query.reshape(rows, heads, own // heads * tokens, width)
+
+
+def folded(query: Tensor, heads: int) -> Tensor:
+    """(Hk, B G T, d) of query (B, Hk G, T, d): all rows' queries of a key-value head together, to read one cache for all of them."""
+    rows, own, tokens, width = query.shape
+    return query.reshape(rows, heads, own // heads * tokens, width).transpose(0, 1).reshape(heads, -1, width)
+
+
+def unfolded(part: Part, rows: int, tokens: int) -> Part:
+    """(B, Hq, T, d) and (B, Hq, T) of what was folded."""
+    output, normaliser = part
+    heads, width = output.shape[0], output.shape[-1]
+    shape = (heads, rows, -1, tokens)
+    return (
+        output.reshape(*shape, width).transpose(0, 1).reshape(rows, -1, tokens, width),
+        normaliser.reshape(*shape).transpose(0, 1).reshape(rows, -1, tokens),
+    )
