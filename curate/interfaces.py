@@ -206,6 +206,9 @@ class Press(Component):
     """Compresses the cache of a prefix: what its tokens are worth, how many each layer and head may keep, what becomes of the rest. Never exact."""
 
     simulated: ClassVar[bool] = False  # whether it only masks, and no byte is saved
+    merges: ClassVar[bool] = False  # whether it stores entries that are no single token
+    whole: ClassVar[Mapping[str, Any] | None] = None  # the fields that keep everything; by default `keep: 1`
+    error: ClassVar[float] = 0.0  # how far logits are then from the full cache's, in standard deviations: for presses that round numbers
 
     @property
     def reads_inputs(self) -> bool:

@@ -62,7 +62,7 @@ def attention_received(view: LayerView, block: int = 256) -> Tensor:
 
 def per_head(values: Tensor, groups: int, reduce: str = "mean") -> Tensor:
     """(Hk, ...) of (Hq, ...): the query heads of each key-value head together, by mean, sum or max."""
-    split = values.reshape(-1, groups, *values.shape[1:])
+    split = values.reshape(len(values) // groups, groups, *values.shape[1:])
     if reduce == "max":
         return split.amax(1)
     return split.sum(1) if reduce == "sum" else split.mean(1)

@@ -35,8 +35,7 @@ class TokenPress(Press):
 
     def budget(self, prefix: "Prefix") -> int:
         """Tokens that a layer and head keep on average: at least one, at most all."""
-        wanted = self.tokens if self.tokens is not None else -int(-self.keep * len(prefix) // 1)
-        return max(1, min(wanted, len(prefix)))
+        return min(budget_of(self.keep, self.tokens, len(prefix)), len(prefix))
 
     def compress(self, prefix: "Prefix") -> "Memory":
         from curate.inference.stores import Memory
@@ -55,6 +54,11 @@ class TokenPress(Press):
         for part in (self.importance, self.allocator):
             found |= part.calibrate(model, texts, seed) or {}
         return found or None
+
+
+def budget_of(keep: float, tokens: int | None, n: int) -> int:
+    """`tokens` if they are given, else a share of n tokens, rounded up; at least one."""
+    return tokens if tokens is not None else max(1, -int(-keep * n // 1))
 
 
 def best(scores: "Tensor", protected: "Tensor", count: int) -> "Tensor":

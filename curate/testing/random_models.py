@@ -1,19 +1,22 @@
 """Small models with random weights, in the shapes that engines and presses are checked on."""
 
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from curate.model import LanguageModel
+if TYPE_CHECKING:
+    from curate.model import LanguageModel
 
 Architecture = Literal["llama", "llama_one_kv_head", "qwen2", "gpt_neox"]
 ARCHITECTURES: tuple[Architecture, ...] = ("llama", "llama_one_kv_head", "qwen2", "gpt_neox")
 VOCABULARY = 97
 
 
-def random_model(architecture: Architecture = "llama", *, layers: int = 3, seed: int = 0, device: str = "cpu") -> LanguageModel:
+def random_model(architecture: Architecture = "llama", *, layers: int = 3, seed: int = 0, device: str = "cpu") -> "LanguageModel":
     """A causal language model of width 64 with 4 query heads, in float32; its tokenizer knows only the ids of padding and of the end of text."""
     import torch
     import transformers as t
+
+    from curate.model import LanguageModel
 
     common: dict[str, Any] = {"vocab_size": VOCABULARY, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": layers, "num_attention_heads": 4}
     torch.manual_seed(seed)
