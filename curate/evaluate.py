@@ -48,6 +48,7 @@ class Graded:
 
 def plan(task: Task, items: Sequence[Item], shots: Turns, encoder: Encodes) -> Plan:
     """Everything to be asked, in tokens: the same for every model with this tokenizer. DataError if an item does not fit."""
+    task.check(items)
     references = sorted({item.reference for item in items})
     offered = [[item.reference] if task.generates else list(task.choices(item, references)) for item in items]
     pairs = [(item, text) for item, texts in zip(items, offered, strict=True) for text in texts]
@@ -66,7 +67,7 @@ def grade(model: LanguageModel, task: Task, asked: Plan, *, label: str) -> Grade
     """Ask every item and grade the answers."""
     engine = Engine(model)
     answers = _generate(engine, model, task, asked) if asked.scoring is None else _weigh(engine, asked, asked.scoring)
-    scores = np.array([task.grade(item, answer) for item, answer in zip(asked.items, answers, strict=True)], np.float64)
+    scores = np.array(task.grades(asked.items, answers), np.float64)
     evaluation = Evaluation(label, task.metric, np.array([item.id for item in asked.items]), scores)
     records = [record(item, answer, float(score)) for item, answer, score in zip(asked.items, answers, scores, strict=True)]
     return Graded(evaluation, records, engine.forward_tokens, engine.asked_tokens, engine.peak_bytes, engine.unshared)

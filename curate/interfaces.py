@@ -201,6 +201,13 @@ class Task(Component):
     def grade(self, item: Item, answer: Answer) -> float:
         """The score of one item in the metric's unit."""
 
+    def grades(self, items: Sequence[Item], answers: Sequence[Answer]) -> Sequence[float]:
+        """The scores of all items; by default one after the other."""
+        return [self.grade(item, answer) for item, answer in zip(items, answers, strict=True)]
+
+    def check(self, items: Sequence[Item]) -> None:
+        """Refuse, before any model is asked, what cannot be graded."""
+
 
 class Press(Component):
     """Compresses the cache of a prefix: what its tokens are worth, how many each layer and head may keep, what becomes of the rest. Never exact."""

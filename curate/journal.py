@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from curate.errors import DiskError, IntegrityError
-from curate.store import atomic_write, canonical
+from curate.store import canonical
 
 
 class JournalFile:
@@ -26,14 +26,16 @@ class JournalFile:
 
     def append(self, entry: Mapping[str, Any]) -> None:
         """One line, synced to the disk; DiskError if it cannot be written."""
-        if not self._whole:
-            atomic_write(self._path, b"".join(self._lines()))
-            self._whole = True
         try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            if not self._whole:
+                os.truncate(self._path, sum(map(len, self._lines())))
+            self._whole = False  # until the line is there
             with open(self._path, "ab") as file:
                 file.write(canonical(entry) + b"\n")
                 file.flush()
                 os.fsync(file.fileno())
+            self._whole = True
         except OSError as error:
             raise DiskError(f"cannot write {self._path}: {error.strerror}; the decisions so far are kept: run the same command again") from error
 

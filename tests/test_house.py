@@ -16,6 +16,7 @@ MAY_WRITE = {
     "curate/journal.py": "appends decisions, a line each",
     "curate/progress.py": "appends to log.jsonl, which no stage reads back",
 }
+MAY_RUN_CODE = {"curate/sandbox_child.py": "runs generated programs, in a confined process of its own"}
 LONG_FUNCTIONS: dict[str, str] = {}  # "path::function": why it reads better whole
 UNPICKLERS = {"pickle", "_pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
 WRITERS = {"write_text", "write_bytes", "np.save", "np.savez", "np.savez_compressed", "numpy.save", "torch.save", "save_file", "save_model"}
@@ -100,7 +101,7 @@ def test_only_the_store_writes_files(trees: dict[str, ast.Module]) -> None:
 
 
 def test_nothing_unpickles_or_runs_the_code_of_a_file(trees: dict[str, ast.Module]) -> None:
-    assert {path: found for path, tree in trees.items() if (found := runs_foreign_code(tree))} == {}
+    assert {path: found for path, tree in trees.items() if path not in MAY_RUN_CODE and (found := runs_foreign_code(tree))} == {}
 
 
 def test_errors_are_raised_not_asserted(trees: dict[str, ast.Module]) -> None:
