@@ -124,6 +124,43 @@ def report(run: Annotated[str, typer.Argument(metavar="RUN", help="Name of a run
 
 
 @app.command()
+def evaluate(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Folder of a model, or a Hub id.")],
+    tasks: Annotated[list[str], typer.Option("--tasks", help="A task file, or a built-in task; NAME=DATA gives its data file. Repeat for several.")],
+    adapter: Annotated[list[Path] | None, typer.Option("--adapter", help="Folder of a LoRA adapter of the model. Repeat for several variants.")] = None,
+    shots: Annotated[int | None, typer.Option("--shots", min=0, help="Few-shot examples, in place of the task's num_fewshot.")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="First documents of each task only.")] = None,
+    press: Annotated[str | None, typer.Option("--press", help="Compress the shared prefix: a press's name, or {name: ..., field: ...}. Not exact.")] = None,
+    calibrate_on: Annotated[int, typer.Option("--calibrate-on", min=1, help="With --press: items of each task that are run exactly too.")] = 32,
+    revision: Annotated[str | None, typer.Option("--revision", help="Of a Hub model.")] = None,
+    dtype: Annotated[Literal["float32", "bfloat16"], typer.Option("--dtype")] = "float32",
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of sampled answers and of a press's calibration.")] = 0,
+    batch_tokens: Annotated[int, typer.Option("--batch-tokens", min=1, help="Tokens of one forward pass.")] = 8192,
+    continuous: Annotated[bool, typer.Option("--continuous", help="Greedy answers by transformers' continuous batching.")] = False,
+    log_items: Annotated[Path | None, typer.Option("--log-items", help="Write one JSON line per item.")] = None,
+    store: StoreFolder = Path("store"),
+    device: Device = "auto",
+    json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Evaluate a model and adapters of it on tasks: shared prompts are computed once, and no answer twice."""
+    from rich.console import Console
+
+    from curate.pipelines.evaluate_models import Wanted, evaluate_models
+    from curate.press_option import read_press
+    from curate.report.examined import print_evaluated
+    from curate.settings import ModelSpec
+
+    spec = ModelSpec(path=model, revision=revision, dtype=dtype)
+    wanted = Wanted(spec, adapter or (), tasks, shots, limit, seed, read_press(press), calibrate_on, device, batch_tokens, continuous, log_items, store)
+    found = evaluate_models(wanted, (lambda message: None) if quiet else Console(stderr=True).print)
+    if json:
+        print(found.model_dump_json())
+    else:
+        print_evaluated(found, Console())
+
+
+@app.command()
 def export(
     run: Annotated[str, typer.Argument(metavar="RUN")],
     arm: Annotated[str, typer.Argument(metavar="ARM")],
@@ -158,7 +195,7 @@ def verify(run: Annotated[str, typer.Argument(metavar="RUN")], store: StoreFolde
 
 @app.command("list")
 def list_methods(
-    kind: Annotated[Literal["scorers", "selectors", "tasks"] | None, typer.Argument(metavar="[scorers|selectors|tasks]")] = None,
+    kind: Annotated[Literal["scorers", "selectors", "presses", "tasks"] | None, typer.Argument(metavar="[scorers|selectors|presses|tasks]")] = None,
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="One method, for all that it says of itself.")] = None,
 ) -> None:
     """The methods there are, with a line on each; with NAME, one method's formula, guarantee, cost and fields."""

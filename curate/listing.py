@@ -8,22 +8,24 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from curate.interfaces import Component, Scorer, Selector, Task
+from curate.interfaces import Component, Press, Scorer, Selector, Task
 from curate.registry import Kind, load, names
 
-KINDS: tuple[Kind, ...] = ("scorers", "selectors", "tasks")
+KINDS: tuple[Kind, ...] = ("scorers", "selectors", "presses", "tasks")
+
+_COLUMNS: dict[Kind, tuple[str, ...]] = {"scorers": ("name", "reads", "gives"), "selectors": ("name", "reads"), "presses": ("name",), "tasks": ("name", "")}
 
 
 def print_methods(kinds: tuple[Kind, ...], console: Console) -> None:
     """One line a method: its name, what it reads, and the first sentence of what it says of itself."""
     for kind in kinds:
         table = Table(box=None, padding=(0, 2, 0, 0), title=kind, title_justify="left", show_header=kind != "tasks")
-        for column in ("name", "reads", "gives" if kind == "scorers" else "")[: 2 if kind == "selectors" else 3]:
+        for column in _COLUMNS[kind]:
             table.add_column(column, no_wrap=True)
         table.add_column("")
         for name in names(kind):
             method = load(kind, name)
-            row = [name, _reads(method), *([str(_trait(method, "output") or "")] if kind != "selectors" else [])]
+            row = [name, _reads(method), str(_trait(method, "output") or "")][: len(_COLUMNS[kind])]
             table.add_row(*(Text(cell) for cell in row), Text(_idea(method)))
         console.print(table)
         console.print()
@@ -33,7 +35,7 @@ def print_methods(kinds: tuple[Kind, ...], console: Console) -> None:
 def print_method(kind: Kind, name: str, console: Console) -> None:
     """The whole docstring of one method, and its fields with their defaults."""
     method = load(kind, name)
-    console.print(Text(f"{name}: reads {_reads(method) or 'items'}", style="bold"))
+    console.print(Text(f"{name}: reads {_reads(method)}", style="bold"))
     console.print(Padding(Text(_reflowed(inspect.getdoc(method) or "")), (0, 0, 1, 2)))
     table = Table(box=None, padding=(0, 2, 0, 0))
     for column in ("field", "default", ""):
@@ -49,6 +51,8 @@ def _reads(method: type[Component]) -> str:
         return str(_trait(method, "reads"))
     if issubclass(method, Selector):
         return " and ".join(sorted(_trait(method, "needs"))) or " or ".join(sorted(_trait(method, "needs_one_of"))) or "ids"
+    if issubclass(method, Press):
+        return "a prefilled prefix"
     return "generated text" if issubclass(method, Task) and method.generates else "likelihoods"
 
 

@@ -13,6 +13,7 @@ from curate.data.source import Source
 from curate.errors import ConfigError
 from curate.gradient_scorer import GradientScorer
 from curate.interfaces import Output, Scorer, Selector, Task
+from curate.registry import component
 from curate.settings import ModelSpec, Share, Train, Warmup
 from curate.strict_yaml import Document, Misplaced, explain, load, nearest, override
 
@@ -46,7 +47,6 @@ def _model(value: Any) -> Any:
 
 Sources = Annotated[list[Source], BeforeValidator(_origins), Field(min_length=1)]
 AnyScorer = Annotated[SerializeAsAny[Scorer], BeforeValidator(named("scorers"))]
-AnyTask = Annotated[SerializeAsAny[Task], BeforeValidator(named("tasks"))]
 
 
 class Hygiene(Config):
@@ -56,15 +56,44 @@ class Hygiene(Config):
     on_bad_row: Literal["error", "quarantine"] = Field("error", description="A line that cannot be read stops the run, or is set aside.")
 
 
-class Evaluate(Config):
-    """A task on its data. Few-shot examples come from the target rows, and items that are target rows are left out."""
+class TaskFileName(Config):
+    """A task in a file with lm-evaluation-harness's keys, or one of those that come with curate."""
 
-    task: AnyTask
-    data: Sources
+    file: str = Field(min_length=1, description="Path of a .yaml file (relative to the recipe), or a name.")
+
+    @property
+    def name(self) -> str:
+        return self.file.rsplit("/", 1)[-1].removesuffix(".yaml").removesuffix(".yml")
+
+
+def _task(value: Any) -> Any:
+    if isinstance(value, str) and value.endswith((".yaml", ".yml")):
+        return TaskFileName(file=value)
+    if isinstance(value, dict) and set(value) == {"file"}:
+        return TaskFileName.model_validate(value)
+    return value if isinstance(value, TaskFileName) else component("tasks", value)
+
+
+class Evaluate(Config):
+    """A task on its data. Few-shot examples come from the target rows, and items that are target rows are left out.
+
+    A task file (`task: my_tasks/boolq.yaml`) names its own data and few-shot examples; `shots` and `limit` then take the place of what it says.
+    """
+
+    task: Annotated[SerializeAsAny[Task | TaskFileName], BeforeValidator(_task)]
+    data: Annotated[list[Source] | None, BeforeValidator(lambda value: None if value is None else _origins(value))] = None
     label: str | None = Field(None, description="Name in tables; default: the task's name, with the data's.")
-    shots: int = Field(0, ge=0)
+    shots: int | None = Field(None, ge=0, description="Few-shot examples; default: 0, or what the task file says.")
     limit: int | None = Field(None, ge=1, description="Items, drawn by their ids; default: all.")
     seed: int = Field(0, ge=0, description="Of the draw of items and shots.")
+
+    @model_validator(mode="after")
+    def _with_data(self) -> "Evaluate":
+        if isinstance(self.task, Task) and not self.data:
+            raise Misplaced(("data",), f"task {self.task.name} needs data: [{{path: ...}}]")
+        if isinstance(self.task, TaskFileName) and self.data and (len(self.data) > 1 or self.data[0].path is None):
+            raise Misplaced(("data",), "a task file reads local files of one path; give data: {path: ...}, or name the data in the task file")
+        return self
 
 
 class Recipe(Config):

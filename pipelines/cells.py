@@ -10,7 +10,7 @@ import numpy as np
 from curate.core import Artifact, Budget
 from curate.data.examples import opened
 from curate.model import ModelHandle
-from curate.pipelines.evaluate import Examination, evaluate
+from curate.pipelines.evaluate import AnyExamination, evaluate
 from curate.pipelines.finetune import TrainTask, finetune, matched
 from curate.pipelines.select import read_selection
 from curate.pipelines.session import Session, numeric_environment
@@ -37,7 +37,7 @@ class CellTask:
     seed: int | None
     training: TrainTask | None
     inputs: tuple[str, ...]
-    examinations: tuple[Examination, ...]
+    examinations: tuple[AnyExamination, ...]
     base: ModelHandle
     store: Path
     device: str
@@ -56,7 +56,7 @@ class Outcome:
 
 
 def run_cells(
-    recipe: Recipe, session: Session, handle: ModelHandle, pool: Artifact, chosen: Sequence[Chosen], examinations: Sequence[Examination]
+    recipe: Recipe, session: Session, handle: ModelHandle, pool: Artifact, chosen: Sequence[Chosen], examinations: Sequence[AnyExamination]
 ) -> list[Outcome]:
     """Every selection and the baselines, trained on equal terms and evaluated alike; each cell is a task of its own."""
     base, rows = replace(handle, lora=None), opened(pool.path)

@@ -13,13 +13,14 @@ from curate.core import Artifact, Examples, Integers
 from curate.data.examples import conversations, open_examples
 from curate.data.template import Encoder
 from curate.errors import DataError
-from curate.evaluate import Plan, grade, plan
+from curate.evaluate import Graded, Plan, grade, plan
 from curate.interfaces import Item, Task
-from curate.model import ModelHandle, apply_weights, cached, fresh, load_tokenizer, read_weights
+from curate.model import LanguageModel, ModelHandle, apply_weights, cached, fresh, load_tokenizer, read_weights
+from curate.pipelines.examine_file import FileExamination, examine_file
 from curate.pipelines.prepare import prepare
 from curate.pipelines.session import Session
 from curate.randomness import uniform
-from curate.recipe import Evaluate, Hygiene, label_of
+from curate.recipe import Evaluate, Hygiene, TaskFileName, label_of
 from curate.store import Store, Workspace
 
 VERSION = 2  # of the engine's numbers
@@ -36,17 +37,34 @@ class Examination:
     shots: tuple[tuple[str, str], ...]
     inputs: tuple[str, ...]  # artifact keys
 
+    @property
+    def metric(self) -> str:
+        return self.task.metric
+
+    @property
+    def higher_is_better(self) -> bool:
+        return self.task.higher_is_better
+
+    def ask(self, model: LanguageModel, handle: ModelHandle) -> Graded:
+        """Every item, asked of this model and graded."""
+        return grade(model, self.task, planned(self, handle), label=self.label)
+
     def identity(self) -> dict[str, Any]:
         """What of it decides the scores, besides the inputs."""
         return {"label": self.label, "task": self.task.model_dump(mode="json"), "rows": list(self.rows), "shots": [list(turn) for turn in self.shots]}
 
 
-def examine(session: Session, entry: Evaluate, handle: ModelHandle, hygiene: Hygiene, target: Artifact) -> Examination:
+AnyExamination = Examination | FileExamination
+
+
+def examine(session: Session, entry: Evaluate, handle: ModelHandle, hygiene: Hygiene, target: Artifact) -> AnyExamination:
     """One evaluation of the recipe with its items and shots; an item that does not fit is found now, not after hours of training."""
     label, target_rows = label_of(entry), open_examples(target.path)
-    items = prepare(session, f"evaluation {label}", entry.data, handle, hygiene)
+    if isinstance(entry.task, TaskFileName):
+        return examine_file(entry, label, session.folder, handle)
+    items = prepare(session, f"evaluation {label}", entry.data or [], handle, hygiene)
     rows = held_out(open_examples(items.path), target_rows, entry, label)
-    shots = shot_turns(target, target_rows, entry.shots, entry.seed)
+    shots = shot_turns(target, target_rows, entry.shots or 0, entry.seed)
     made = Examination(label, entry.task, items.path, tuple(rows.tolist()), shots, (items.key, target.key) if shots else (items.key,))
     planned(made, handle)
     return made
@@ -93,14 +111,16 @@ def _turns(messages: Sequence[Mapping[str, str]]) -> tuple[tuple[str, str], ...]
     return tuple((turn["role"], turn["content"]) for turn in messages)
 
 
-def evaluate(store: Store, examination: Examination, handle: Any, checkpoint: Artifact | None, device: str, environment: Mapping[str, Any]) -> Artifact:
+def evaluate(
+    store: Store, examination: AnyExamination, handle: ModelHandle, checkpoint: Artifact | None, device: str, environment: Mapping[str, Any]
+) -> Artifact:
     """One model on one examination: a score per item, what the model said, and their mean."""
 
     def make(workspace: Workspace) -> Mapping[str, Any]:
-        model = fresh(handle, device) if checkpoint else cached(handle, device)
+        model = _resident(handle, device) if checkpoint else cached(handle, device)
         if checkpoint:
             apply_weights(model.names, read_weights(checkpoint.path))
-        graded = grade(model, examination.task, planned(examination, replace(handle, lora=None)), label=examination.label)
+        graded = examination.ask(model, replace(handle, lora=None))
         workspace.write("items.jsonl", b"".join(json.dumps(line, ensure_ascii=False).encode() + b"\n" for line in graded.records))
         result = graded.evaluation
         error = result.standard_error
@@ -109,7 +129,7 @@ def evaluate(store: Store, examination: Examination, handle: Any, checkpoint: Ar
             "standard_error": error if np.isfinite(error) else None,
             "n": len(result.scores),
             "metric": result.metric,
-            "higher_is_better": examination.task.higher_is_better,
+            "higher_is_better": examination.higher_is_better,
             "forward_tokens": graded.forward_tokens,
             "tokens_without_sharing": graded.asked_tokens,
             "cache_bytes": graded.peak_bytes,
@@ -119,6 +139,12 @@ def evaluate(store: Store, examination: Examination, handle: Any, checkpoint: Ar
     fields = {"examination": examination.identity(), "model": handle.identity(), "environment": dict(environment)}
     inputs = [*examination.inputs] + ([checkpoint.key] if checkpoint else [])
     return store.build("evaluation", make, fields=fields, inputs=inputs, version=VERSION)
+
+
+@lru_cache(maxsize=1)
+def _resident(handle: ModelHandle, device: str) -> LanguageModel:
+    """The model that this process puts one checkpoint after the other into."""
+    return fresh(handle, device)
 
 
 def item_scores(artifact: Artifact) -> Mapping[str, float]:

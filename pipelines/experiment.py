@@ -10,7 +10,7 @@ from curate.errors import about
 from curate.features import open_features
 from curate.model import check_architecture, resolve, trained_shapes
 from curate.pipelines.cells import Chosen, Outcome, run_cells
-from curate.pipelines.evaluate import Examination, examine
+from curate.pipelines.evaluate import AnyExamination, examine
 from curate.pipelines.features import Scored, inputs_of, score_features
 from curate.pipelines.prepare import prepare
 from curate.pipelines.select import Given, check_budget, select
@@ -27,7 +27,7 @@ class Experiment:
     target: Artifact
     features: dict[str, Scored]
     chosen: list[Chosen]
-    examinations: list[Examination]
+    examinations: list[AnyExamination]
     outcomes: list[Outcome]
 
 

@@ -16,7 +16,7 @@ from curate.data.template import Encoder
 from curate.errors import DataError
 from curate.model import resolve
 from curate.pipelines.prepare import checked_tokenizer
-from curate.recipe import Hygiene, Recipe, label_of
+from curate.recipe import Hygiene, Recipe, TaskFileName, label_of
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -38,7 +38,7 @@ def inspect_data(recipe: Recipe, folder: Path, shown: int) -> None:
     handle = resolve(recipe.model, folder)
     encoder = Encoder(checked_tokenizer(handle), handle.max_length)
     parts = {"pool": recipe.pool, **{f"target {name}": sources for name, sources in recipe.target.items()}}
-    parts |= {f"evaluation {label_of(entry)}": entry.data for entry in recipe.evaluate}
+    parts |= {f"evaluation {label_of(entry)}": entry.data for entry in recipe.evaluate if entry.data and not isinstance(entry.task, TaskFileName)}
     seen = {name: _inspect(name, sources, folder, encoder, shown) for name, sources in parts.items()}
     refusals = [refusal for name, part in seen.items() if (refusal := _refusal(name, part, recipe.hygiene))]
     if refusals:

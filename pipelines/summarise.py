@@ -15,6 +15,7 @@ from curate.features import quarantined
 from curate.fidelity import OVERLAP, SPEARMAN
 from curate.pipelines.cells import Outcome
 from curate.pipelines.evaluate import item_scores
+from curate.pipelines.examine_file import FileExamination
 from curate.pipelines.experiment import Experiment
 from curate.pipelines.features import Scored
 from curate.pipelines.session import Session
@@ -131,7 +132,7 @@ def _comparisons(recipe: Recipe, experiment: Experiment) -> list[Comparison]:
     for number, examination in enumerate(experiment.examinations):
         for budget in map(str, recipe.budgets):
             tables = _tables(experiment.outcomes, number, budget)
-            kind = (examination.task.metric, examination.task.higher_is_better)
+            kind = (examination.metric, examination.higher_is_better)
             compared += [_compare(examination.label, kind, budget, arm, table, tables.get("random")) for arm, table in tables.items()]
     return compared
 
@@ -209,6 +210,8 @@ def _warnings(recipe: Recipe, experiment: Experiment) -> list[str]:
     warnings = []
     pool, target = opened(experiment.pool.path).ids, opened(experiment.target.path).ids
     for examination in experiment.examinations:
+        if isinstance(examination, FileExamination):
+            continue
         everything = opened(examination.items).ids
         items = everything[list(examination.rows)]
         if shared := _shared(items, pool):

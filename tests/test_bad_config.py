@@ -66,7 +66,7 @@ FIELDS = [
     ("C08-empty", "[10]", "[]", "bad.yaml:10: budgets is a list; it must hold 1 or more entries"),
     ("C13-scorer", "loss", "los", "bad.yaml:6: features.surprise: there is no scorer 'los'; did you mean loss? (scorers: "),
     ("C13-path", "top_k", "os.system", "bad.yaml:9: arms.hard.selector: there is no selector 'os.system'; selectors: bandit, "),
-    ("C13-task", "likelihood", "gsm9k", "bad.yaml:11: evaluate.task: there is no task 'gsm9k'; tasks: exact_match, "),
+    ("C13-task", "likelihood", "gsm9k", "bad.yaml:11: evaluate.task: there is no task 'gsm9k'; tasks: code, exact_match, "),
     ("C14-reference", "scores: surprise", "scores: suprise", "bad.yaml:9: arms.hard.scores: there is no feature 'suprise'; did you mean surprise?"),
     ("C14-slot", "scores: surprise", "vectors: surprise", "scorer loss of 'surprise' yields scores, not vectors; write scores: surprise"),
     ("C14-needs", "top_k", "round_robin", "bad.yaml:9: arms.hard: selector round_robin needs vectors, and the arm gives none; add vectors: gradient"),

@@ -13,10 +13,11 @@ HEAVY = {"torch", "transformers", "peft", "datasets", "ot", "faiss", "sklearn", 
 TENSOR = {
     f"curate.{name}"
     for name in (
-        *("adapters", "companion", "compression.prefix", "curvature", "dynamics", "encoder", "evaluate", "fisher", "fisher_features", "forward"),
-        *("gradient_features", "gradients", "kernel_features", "kfac", "model", "moments", "projection", "readers", "rowwise", "train", "woodbury"),
+        *("adapters", "companion", "curvature", "dynamics", "encoder", "evaluate", "fisher", "fisher_features", "forward", "gradient_features", "gradients"),
+        *("harness.exam", "kernel_features", "kfac", "model", "moments", "projection", "readers", "rowwise", "train", "woodbury"),
+        *(f"compression.{name}" for name in ("codec", "corrected", "low_rank", "prefix", "quantised", "recomputed")),
         *(f"inference.{name}" for name in ("attention", "decoding", "engine", "generation", "growing", "own_attention", "passes", "prefill", "probe")),
-        *(f"inference.{name}" for name in ("sampling", "scoring", "stores")),
+        *(f"inference.{name}" for name in ("activated", "activated_plan", "mixed", "propagation", "sampling", "scoring", "stores", "variants")),
     )
 }
 # Everything else in curate/ is a service.

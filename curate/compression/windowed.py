@@ -27,7 +27,7 @@ class Windowed(Importance):
     """What the queries of a window attend to, smoothed along the tokens; a subclass says whose queries they are.
 
     s = pool(group_h(reduce_q(softmax_j(scale q_h k_j)))), (Hk, n) for queries (Hq, w, d) and keys (Hk, n, d). A layer costs Hq w n multiplications
-    of d numbers, and 4 Hq w n bytes for as long as it is scored.
+    of d numbers, and 4 Hq w n bytes for as long as it is scored. Chunks stand in for the pooling; each query head values them before heads come together.
     """
 
     reduce: Reduce = Field("mean", description="How the queries of the window become one number per token and query head: sum, mean or max.")

@@ -64,9 +64,9 @@ def ours(model: Any) -> Iterator[None]:
 def attention(query: Tensor, key: Tensor, value: Tensor, scale: float, bias: Tensor | None = None) -> Part:
     """softmax(scale q k^T + bias) v and its normaliser, for query (R, H, T, d), key and value (R, H, n, d), bias to be spread to (R, H, T, n).
 
-    Every query must have a key whose bias is finite.
+    Without a key the output is 0 and the normaliser -inf; where there are keys, every query must have one whose bias is finite.
     """
-    if query.shape[2] < FEW or query.dtype == torch.float64:
+    if query.shape[2] < FEW or query.dtype == torch.float64 or not key.shape[2]:  # the blocked kernels crash where there is no key
         return _product(query, key, value, scale, bias)
     if query.device.type == "cpu":
         mask = None if bias is None else bias.to(query.dtype)

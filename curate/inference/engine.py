@@ -6,6 +6,7 @@ requests longer than its attention's window, run one by one, and `unshared` says
 """
 
 import contextlib
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
@@ -16,7 +17,9 @@ from torch import Tensor
 
 from curate.compression.prefix import Prefix
 from curate.core import Integers
+from curate.errors import ConfigError
 from curate.inference.attention import ours
+from curate.inference.continuous import ContinuousBatching
 from curate.inference.decoding import Decoding
 from curate.inference.generation import GenerationPlan, GenerationRun, plan_generation
 from curate.inference.growing import Choose, Forgetting, Growing, most_likely
@@ -55,6 +58,7 @@ class Engine:
     press: Press | None = None
     state: State | None = None  # of the press's calibration
     covers: Literal["prefix", "prompt"] = "prefix"
+    continuous: bool = False  # whether greedy answers come from transformers' continuous batching, which does not share all that it could
     forward_tokens: int = field(default=0, init=False)
     asked_tokens: int = field(default=0, init=False)
     peak_bytes: int = field(default=0, init=False)  # of stored keys and values
@@ -94,9 +98,12 @@ class Engine:
         self, contexts: Sequence[Tokens], *, max_tokens: int, stop: Sequence[int] = (), stops: Stops | None = None, choose: Choose = most_likely
     ) -> list[list[int]]:
         """The token that `choose` takes again and again, until a token of `stop` (left out), a stop string, or `max_tokens`; equal contexts share a prompt."""
-        wanted = plan_generation(contexts, self.layout)
-        growing = Growing(self.model, max_tokens, stops if stops is not None else Stops.at(stop), choose)
+        ends = stops if stops is not None else Stops.at(stop)
         self.asked_tokens += sum(map(len, contexts))
+        if self.continuous:
+            return self._continuously(contexts, max_tokens, ends, choose)
+        wanted = plan_generation(contexts, self.layout)
+        growing = Growing(self.model, max_tokens, ends, choose)
         with torch.inference_mode():
             found = self._generated(wanted, growing)
         self.peak_bytes = max(self.peak_bytes, growing.peak_bytes)
@@ -115,6 +122,14 @@ class Engine:
                 results |= dict(zip(asked, answers(growing, prompt, np.asarray(asked, np.int64)), strict=True))
         return results
 
+    def _continuously(self, contexts: Sequence[Tokens], max_tokens: int, stops: Stops, choose: Choose) -> list[list[int]]:
+        if self.press is not None or choose is not most_likely:
+            raise ConfigError("continuous batching gives greedy answers from whole caches only; leave it out where answers are sampled or a press is used")
+        backend = ContinuousBatching(self.model, self.batch_tokens)
+        found = backend.generate(contexts, max_tokens=max_tokens, stops=stops)
+        self._count(sum(map(len, {tuple(context) for context in contexts})), backend.decoded_tokens)
+        return found
+
     def _by_itself(self, growing: Growing, prompt: Tokens, asked: Integers) -> list[list[int]]:
         found = Answering(self.model, growing.max_tokens, growing.stops, growing.choose).answers(prompt, asked)
         self._count(len(prompt) * len(asked), sum(map(len, found)))
@@ -126,11 +141,12 @@ class Engine:
             raise RuntimeError("there is no press")
         prefix, memory, hidden = self._compressed(prompt)
         before, logits = growing.decoded_tokens, logits_of(self.model, hidden[-1:])
-        if prefix is not None and self.press.decoder(prefix, 0) is not None:
+        caches = [self.press.decoder(prefix, layer) for layer in range(len(prefix.layers))] if prefix is not None else []
+        forgetting = [cache for cache in caches if cache is not None]
+        if forgetting:
             found = []
             for context in asked:
-                caches = [cache for layer in range(len(prefix.layers)) if (cache := self.press.decoder(prefix, layer)) is not None]
-                state = Forgetting(caches, len(prompt))
+                state = Forgetting(copy.deepcopy(forgetting), len(prompt))
                 found += growing.grow(state, logits, torch.tensor([len(prompt)], device=logits.device), np.asarray([context]))
         else:
             owners = torch.zeros(len(asked), dtype=torch.long, device=logits.device)

@@ -26,7 +26,7 @@ class Layout:
     subtree: int = 1024  # above it, a shared stretch is stored and what follows it is packed apart
     batch: int = 8192  # of the rows of one pass together
     floor: int = 32  # a stored stretch must save as many, or it is computed with each of its children
-    apart: bool = False  # whether stretches that everything shares are stored even if all would fit a row
+    apart: bool = False  # whether what several requests begin with is stored even if all of them would fit a row
 
 
 DEFAULT = Layout()
@@ -137,10 +137,10 @@ def _fill(stage: Stage, nodes: Sequence[Node], tree: Tree, layout: Layout, place
     waiting = list(reversed(nodes))
     while waiting:
         node = waiting.pop()
-        shared_by_all = layout.apart and len(nodes) == 1 and len(node.children) > 1
-        if node.size <= layout.subtree and not shared_by_all:
+        beginning = layout.apart and node.start == 0 and bool(node.children) and len(node.children) + len(node.ended) > 1
+        if node.size <= layout.subtree and not beginning:
             small.append(node)
-        elif node.children and (len(node.children) - 1) * len(node.tokens) < layout.floor:
+        elif not beginning and node.children and (len(node.children) - 1) * len(node.tokens) < layout.floor:
             fold(node, tree)
             waiting.extend(reversed(node.children))
         else:

@@ -102,7 +102,7 @@ class ScoringRun:
         """Compute a stage behind the stretches on the path."""
         if len(stage.stretch):
             memory, hidden = self._stretch(stage, path)
-            self.read(hidden, self.wanted.lookups.get(stage))
+            self.read(hidden, _last_alone(self.wanted.lookups.get(stage), len(stage.stretch), len(hidden)))
             path = [*path, memory]
             self.peak_bytes = max(self.peak_bytes, sum(memory.nbytes for memory in path))
         for batch in stage.batches:
@@ -154,7 +154,7 @@ def _last_alone(found: Lookups | None, tokens: int, states: int) -> Lookups | No
     if found is None or states == tokens:
         return found
     if set(found.places) != {tokens - 1}:
-        raise ModelError("some contexts end inside the stretch that all share, and this press does not carry its tokens through all layers; use another press")
+        raise ModelError("tokens are scored inside a stretch that requests share, and this press does not carry it through all layers; use another press")
     return Lookups([states - 1] * len(found.places), found.tokens, found.slots)
 
 

@@ -16,6 +16,7 @@ GIVEN: dict[str, dict[str, Any]] = {
     "razor": {"recent": 16, "length": 20},
 }
 
+
 def checked(fields: Mapping[str, Any]) -> None:
     press = component("presses", fields)
     assert isinstance(press, Press)

@@ -57,6 +57,8 @@ def test_only_the_proportion_of_the_shares_counts(problem: Problem, factor: floa
 
 def test_small_totals_by_hand() -> None:
     assert exact_total([1, 1, 1], 10, 0, 10).tolist() == [4, 3, 3]  # of equal fractions the lower layer
+    assert exact_total([0.1, 0.3, 0.6], 14, 0, 50).tolist() == [2, 4, 8]  # 1.4, 4.2 and 8.4: equal fractions up to rounding
+    assert exact_total([0.1, 0.1, 0.7], 3, 0, 50).tolist() == [1, 0, 2]
     assert exact_total([5, 3, 2], 10, 0, 10).tolist() == [5, 3, 2]
     assert exact_total([10, 1, 1], 12, 0, 6).tolist() == [6, 3, 3]  # what the cap takes goes to the others alike
     assert exact_total([1, 1, 8], 10, 2, 10).tolist() == [2, 2, 6]  # what the floor gives is taken from the others

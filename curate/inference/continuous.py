@@ -1,0 +1,76 @@
+"""Greedy generation by transformers' continuous batching, with the size of its cache stated instead of guessed.
+
+Left to itself it takes what memory there is and warms up for minutes. Here the cache holds `batch_tokens` tokens, or one longest request if that is
+more. It shares whole blocks of equal prompts, knows nothing of presses, and samples with numbers of its own, so that it is offered for greedy
+answers alone; they equal the engine's up to rounding, which can tip a tie between two tokens.
+"""
+
+import contextlib
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from curate.errors import ModelError
+from curate.inference.stops import Stops
+
+if TYPE_CHECKING:
+    from curate.model import LanguageModel
+
+Tokens = Sequence[int]
+PAGE = 32  # tokens of a block
+
+
+@dataclass
+class ContinuousBatching:
+    """Runs greedy requests on one model; `decoded_tokens` counts what was generated."""
+
+    model: "LanguageModel"
+    batch_tokens: int = 8192
+    decoded_tokens: int = field(default=0, init=False)
+
+    def generate(self, contexts: Sequence[Tokens], *, max_tokens: int, stops: Stops) -> list[list[int]]:
+        """The likeliest token again and again, until a token of the stops (left out), a stop string, or `max_tokens`; equal contexts are run once."""
+        from transformers import ContinuousBatchingConfig, GenerationConfig
+
+        numbers: dict[tuple[int, ...], int] = {}
+        which = [numbers.setdefault(tuple(int(token) for token in context), len(numbers)) for context in contexts]
+        if not numbers or max_tokens == 0:
+            return [[] for _ in contexts]
+        longest = max(map(len, numbers)) + max_tokens
+        blocks = max(self.batch_tokens, longest + PAGE) // PAGE + 1
+        sizes = ContinuousBatchingConfig(
+            page_size=PAGE, num_blocks=blocks, max_batch_tokens=min(self.batch_tokens, blocks * PAGE), auto_switch_to_flash=False, use_cuda_graph=False
+        )
+        how = GenerationConfig(max_new_tokens=max_tokens, do_sample=False, eos_token_id=sorted(stops.tokens) or -1, pad_token_id=self.model.pad)
+        with _quiet():
+            found = self.model.model.generate_batch(
+                inputs=[list(prompt) for prompt in numbers], generation_config=how, continuous_batching_config=sizes, progress_bar=False, warmup=False
+            )
+        answers = [found[name] for name in sorted(found, key=lambda name: int(name.rsplit("_", 1)[-1]))]
+        if len(answers) != len(numbers) or any(answer.error for answer in answers):
+            reason = next((str(answer.error) for answer in answers if answer.error), f"{len(answers)} of {len(numbers)} requests came back")
+            raise ModelError(f"transformers' continuous batching failed on this model ({reason}); use the engine's own generation")
+        cut = [self._cut(list(answer.generated_tokens), stops) for answer in answers]
+        self.decoded_tokens += sum(map(len, cut))
+        return [list(cut[number]) for number in which]
+
+    def _cut(self, generated: Sequence[int], stops: Stops) -> list[int]:
+        """What the engine would have kept: it stops as soon as a string is complete, and continuous batching knows of tokens alone."""
+        answer: list[int] = []
+        for token in generated:
+            if not stops.take(answer, int(token)):
+                break
+        return answer
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Its logger warns of every size that was given."""
+    logger = logging.getLogger("transformers")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
