@@ -191,10 +191,12 @@ def _row(nodes: Sequence[Node], places: dict[Node, tuple[Stage | PackedRow, int]
 
 
 def _batched(rows: Sequence[PackedRow], most: int) -> Iterator[list[PackedRow]]:
-    """Rows of like length together, the longest first, at most so many padded tokens; a longer row goes alone."""
-    ordered = sorted(rows, key=lambda row: -len(row))
-    start = 0
-    while start < len(ordered):
-        count = max(1, most // len(ordered[start]))
-        yield ordered[start : start + count]
-        start += count
+    """Rows of like length together, the longest first, at most so many padded tokens, a quarter of them padding; a longer row goes alone."""
+    batch: list[PackedRow] = []
+    for row in sorted(rows, key=lambda row: -len(row)):
+        if batch and ((len(batch) + 1) * len(batch[0]) > most or 4 * len(row) < 3 * len(batch[0])):
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch
