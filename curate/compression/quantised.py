@@ -13,7 +13,7 @@ from torch import Tensor
 
 from curate.compression.codec import unpacked
 from curate.inference.attention import FEW, Part, attention, merge
-from curate.inference.stores import LayerStore
+from curate.inference.stores import LayerStore, Ragged
 
 
 class Decodes(Protocol):
@@ -125,26 +125,11 @@ class SlimKeys:
         return [self.slim, self.channels, self.last, self.values]
 
 
-@dataclass(frozen=True)
-class PerHead:
-    """A store for each key-value head, where heads keep different numbers of tokens."""
-
-    heads: Sequence[LayerStore]
-
-    def attend(self, query: Tensor, scale: float) -> Part:
-        parts = [head.attend(query[i : i + 1], scale) for i, head in enumerate(self.heads)]
-        return torch.cat([output for output, _ in parts]), torch.cat([normaliser for _, normaliser in parts])
-
-    @property
-    def tensors(self) -> Sequence[Tensor]:
-        return [tensor for head in self.heads for tensor in head.tensors]
-
-
 def stored(kept: Sequence[Tensor], store: Callable[[slice, Tensor], LayerStore]) -> LayerStore:
     """One store of all heads where they keep equally many tokens, else one for each; `store` is given the heads and their tokens (heads, m)."""
     if len({len(tokens) for tokens in kept}) == 1:
         return store(slice(0, len(kept)), torch.stack(list(kept)))
-    return PerHead([store(slice(head, head + 1), tokens.unsqueeze(0)) for head, tokens in enumerate(kept)])
+    return Ragged([store(slice(head, head + 1), tokens.unsqueeze(0)) for head, tokens in enumerate(kept)])
 
 
 def taken(tensor: Tensor, tokens: Tensor) -> Tensor:

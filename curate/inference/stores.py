@@ -56,9 +56,9 @@ class Plain:
 
 @dataclass(frozen=True)
 class Ragged:
-    """As many entries per key-value head as that head was given."""
+    """A store for each key-value head, where heads keep different numbers of tokens."""
 
-    heads: Sequence[Plain]  # of one head each
+    heads: Sequence[LayerStore]
 
     def attend(self, query: Tensor, scale: float) -> Part:
         parts = [head.attend(query[i : i + 1], scale) for i, head in enumerate(self.heads)]

@@ -123,11 +123,11 @@ def _check_positions(made: Pressed, memory: "Memory", logits: "Tensor") -> None:
     """Where keys are kept as they are: they are tokens' own, in order, and what follows sees the full cache with the other tokens masked."""
     import torch
 
-    from curate.inference.stores import Memory, Plain, Ragged
+    from curate.inference.stores import Memory, Plain
 
     masked = []
     for store, view in zip(memory.layers, made.prefix.layers, strict=True):
-        heads = list(store.heads) if isinstance(store, Ragged) else _split(store) if isinstance(store, Plain) else []
+        heads = _heads(store)
         bias = torch.full(view.keys.shape[:2], float("-inf"), device=view.keys.device)
         for head, own in enumerate(heads):
             if own.bias is not None or made.press.merges:
@@ -145,7 +145,14 @@ def _check_positions(made: Pressed, memory: "Memory", logits: "Tensor") -> None:
     require(off <= CLOSE, f"{made.place}: what follows is {off:.2g} deviations from the full cache with the dropped tokens masked")
 
 
-def _split(store: Any) -> list[Any]:
+def _heads(store: Any) -> list[Any]:
+    """Keys and values of each head as they are, where a store keeps them so; none where it keeps something else."""
+    from curate.inference.stores import Plain, Ragged
+
+    if isinstance(store, Ragged) and all(isinstance(head, Plain) for head in store.heads):
+        return list(store.heads)
+    if not isinstance(store, Plain):
+        return []
     bias = [None] * len(store.keys) if store.bias is None else store.bias.split(1)
     return [type(store)(*parts) for parts in zip(store.keys.split(1), store.values.split(1), bias, strict=True)]
 
@@ -172,16 +179,15 @@ def _check_bytes(made: Pressed, everything: Press, sizes: Sequence[Press]) -> No
 
 def _check_budget(made: Pressed, memory: "Memory") -> None:
     """For a press that says how many tokens a layer and head keep on average, where these can be counted."""
-    from curate.inference.stores import Plain, Ragged
-
     budget = getattr(made.press, "budget", None)
     if budget is None:
         return
     kept = 0
     for store in memory.layers:
-        if not isinstance(store, Plain | Ragged):
+        heads = _heads(store)
+        if not heads:
             return
-        kept += sum(head.keys.shape[1] for head in store.heads) if isinstance(store, Ragged) else store.keys.shape[0] * store.keys.shape[1]
+        kept += sum(head.keys.shape[1] for head in heads)
     allowed = budget(made.prefix) * len(memory.layers) * made.prefix.layers[0].keys.shape[0]
     require(kept <= allowed, f"{made.place}: keeps {kept} tokens over all layers and heads, more than its budget of {allowed}")
 

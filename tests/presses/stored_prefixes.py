@@ -8,11 +8,11 @@ from torch import Tensor
 
 from curate.compression.parts import Action, Importance
 from curate.compression.prefix import LayerView, Prefix
-from curate.compression.quantised import Decoding, PerHead
+from curate.compression.quantised import Decoding
 from curate.inference.attention import ours
 from curate.inference.passes import Pass, forward, logits_of
 from curate.inference.prefill import CHUNK, prefilled
-from curate.inference.stores import LayerStore, Memory, Plain
+from curate.inference.stores import LayerStore, Memory, Plain, Ragged
 from curate.model import LanguageModel
 from curate.testing.random_models import random_model
 
@@ -60,7 +60,7 @@ def acted(action: Action, prefix: Prefix, kept: Sequence[Tensor] | None = None, 
 
 def read(store: LayerStore) -> tuple[Tensor, Tensor]:
     """Keys and values that a store attends to; of stores of all heads together."""
-    if isinstance(store, PerHead):
+    if isinstance(store, Ragged):
         raise TypeError("heads have different numbers of tokens; read them one by one")
     if isinstance(store, Plain):
         return store.keys, store.values

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from curate.compression.actions.evict import Evict
 from curate.compression.actions.merge import Merge
-from curate.compression.quantised import PerHead
-from curate.inference.stores import Plain, held_bytes
+from curate.inference.stores import Plain, Ragged, held_bytes
 from curate.presses.ems import Ems as Press
 from curate.presses.h2o import H2o
 from curate.testing.component import check_identity
@@ -141,7 +140,7 @@ def test_heads_with_different_numbers_are_merged_apart() -> None:
     view = made(50).layers[0]
     kept = [[0, 7, 20, 30], [4, 9]]
     store = acted(merge(tau=0.2), with_layer(view.keys, view.values), [torch.tensor(tokens) for tokens in kept])
-    assert isinstance(store, PerHead)
+    assert isinstance(store, Ragged)
     for head, part in enumerate(store.heads):
         assert isinstance(part, Plain)
         _, values, _ = by_loops(view.keys[head], view.values[head], kept[head], torch.ones(50), 0.2)

@@ -12,8 +12,8 @@ from curate.compression.actions.gear import Gear
 from curate.compression.actions.kivi import Kivi
 from curate.compression.corrected import Corrected
 from curate.compression.prefix import Prefix
-from curate.compression.quantised import PerHead, Residual
-from curate.inference.stores import held_bytes
+from curate.compression.quantised import Residual
+from curate.inference.stores import Ragged, held_bytes
 from curate.presses.gear import Gear as Press
 from curate.testing.component import check_identity
 from curate.testing.random_models import ARCHITECTURES, Architecture, random_model
@@ -181,7 +181,7 @@ def test_a_store_is_attended_to_as_what_it_reads_and_heads_may_differ() -> None:
         for got, expected in zip(store.attend(asked, 0.25), defined(asked, *read(store), 0.25), strict=True):
             torch.testing.assert_close(got.double(), expected, atol=1e-5, rtol=1e-5)
         ragged = acted(Gear(), prefix, [torch.arange(150), torch.arange(20)])
-        assert isinstance(ragged, PerHead)
+        assert isinstance(ragged, Ragged)
         exact = defined(asked, prefix.layers[0].keys[:, :20], prefix.layers[0].values[:, :20], 0.25)[0]
         torch.testing.assert_close(ragged.attend(asked, 0.25)[0][1].double(), exact[1], atol=1e-5, rtol=1e-5)
 

@@ -5,8 +5,8 @@ import torch
 from pydantic import ValidationError
 
 from curate.compression.actions.kivi import Kivi
-from curate.compression.quantised import PerHead, Residual
-from curate.inference.stores import held_bytes
+from curate.compression.quantised import Residual
+from curate.inference.stores import Ragged, held_bytes
 from curate.presses.kivi import Kivi as Press
 from curate.testing.component import check_identity
 from curate.testing.random_models import ARCHITECTURES, Architecture, random_model
@@ -80,7 +80,7 @@ def test_a_store_is_attended_to_as_what_it_reads_and_heads_may_differ() -> None:
         for got, wanted in zip(store.attend(asked, 0.25), expected, strict=True):
             torch.testing.assert_close(got.double(), wanted, atol=1e-5, rtol=1e-5)
         ragged = acted(Kivi(group=4, residual=8), prefix, kept)
-        assert isinstance(ragged, PerHead)
+        assert isinstance(ragged, Ragged)
         for head, part in enumerate(ragged.heads):
             got = ragged.attend(asked, 0.25)[0][head]
             torch.testing.assert_close(got.double(), defined(asked[head : head + 1], *read(part), 0.25)[0][0], atol=1e-5, rtol=1e-5)

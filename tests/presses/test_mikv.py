@@ -6,8 +6,8 @@ from torch import Tensor
 
 from curate.compression.actions.mikv import Mikv, balancer
 from curate.compression.parts import AnyAction
-from curate.compression.quantised import PerHead, Tiers
-from curate.inference.stores import Memory, held_bytes
+from curate.compression.quantised import Tiers
+from curate.inference.stores import Memory, Ragged, held_bytes
 from curate.presses.mikv import Mikv as Press
 from curate.testing.component import check_identity
 from curate.testing.random_models import ARCHITECTURES, Architecture, random_model
@@ -93,7 +93,7 @@ def test_heads_with_different_numbers_are_stored_apart() -> None:
     prefix = made(40)
     kept = [torch.tensor([1, 2, 3]), torch.arange(0)]
     store = acted(Mikv(), prefix, kept)
-    assert isinstance(store, PerHead)
+    assert isinstance(store, Ragged)
     read_apart = [head.read() for head in store.heads if isinstance(head, Tiers)]
     keys, values = torch.cat([pair[0] for pair in read_apart]), torch.cat([pair[1] for pair in read_apart])
     assert torch.equal(keys[0, kept[0]], prefix.layers[0].keys[0, kept[0]])

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from curate.compression.actions.think import Think
 from curate.compression.prefix import Prefix
-from curate.compression.quantised import PerHead, SlimKeys
-from curate.inference.stores import Plain, held_bytes
+from curate.compression.quantised import SlimKeys
+from curate.inference.stores import Plain, Ragged, held_bytes
 from curate.presses.think import Think as Press
 from curate.testing.component import check_identity
 from curate.testing.random_models import ARCHITECTURES, Architecture, random_model
@@ -95,7 +95,7 @@ def test_heads_with_different_numbers_are_stored_apart() -> None:
     prefix = made(90)
     view = prefix.layers[0]
     store = acted(Think(drop=0.0, recent=4), prefix, [torch.arange(90), torch.arange(0)])
-    assert isinstance(store, PerHead)
+    assert isinstance(store, Ragged)
     for count in (3, 200):
         output, normaliser = store.attend(queries(count), 0.25)
         torch.testing.assert_close(output[0].double(), defined(queries(count), view.keys, view.values, 0.25)[0][0], atol=1e-5, rtol=1e-5)
