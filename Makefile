@@ -37,6 +37,7 @@ test: .venv
 
 check: lint test
 
+# A benchmark that needs a model or data prints its usage, exits with 2, and the next one runs.
 bench: .venv
 	.venv/bin/python -m pip install -q -c constraints.txt -e '.[test,bench]'
-	@for script in benchmarks/[a-z]*.py; do echo "== $$script"; .venv/bin/python "$$script" || exit 1; done
+	@for script in benchmarks/[a-z]*.py; do echo "== $$script"; .venv/bin/python "$$script" || [ $$? -eq 2 ] || exit 1; done

@@ -1,11 +1,12 @@
 """Several sampled answers to every prompt, as pass@k needs them: the engine beside transformers' generate and continuous batching, in one process.
 
-    python benchmarks/pass_at_k.py MODEL [--samples 32] [--prompts 8] [--context 256] [--tokens 64] [--device cpu] [--dtype float32] [--repeat 2]
+    python benchmarks/pass_at_k.py MODEL [--samples 32] [--prompts 8] [--context 256] [--tokens 64] [--rows 256] [--device cpu]
 
 Greedy answers of all three are compared first. Then each draws `samples` answers of exactly `tokens` tokens to every prompt, at temperature 1 from all
-tokens, by turns. The engine prefills a prompt once and its answers attend to the same keys; `generate` with num_return_sequences runs one batch in which
-every answer has a copy of its prompt; `generate_batch` prefills a prompt once but for its last token, and its answers share whole blocks. Prompts are random
-tokens, for the work does not depend on what they say; MODEL may be `random-1b`, a Llama of 1.2 billion random numbers.
+tokens, by turns. The engine prefills a prompt once and its answers attend to the same keys; in `generate` with num_return_sequences every answer has a copy
+of its prompt; `generate_batch` prefills a prompt once but for its last token, and its answers share whole blocks. Both are given as many prompts at a time
+as make --rows answers: try few on a CPU, where they run better so, and many on a GPU. Prompts are random tokens, for the work does not depend on what they
+say; MODEL may be `random-1b`, a Llama of 1.2 billion random numbers.
 
 Tokens a second are generated ones; prefilled tokens are those that went through the embedding, less one for each answer's token but its last. Bytes of keys
 and values are, for the engine, the most that it held; of `generate`, computed from the shape of its cache at the last step; of `generate_batch`, the blocks
@@ -26,6 +27,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np  # noqa: E402  (the thread count comes first)
 import torch  # noqa: E402
+import transformers  # noqa: E402
 from shared_prefixes import loaded, random_1b  # noqa: E402
 
 from curate.inference.engine import Engine  # noqa: E402
@@ -63,41 +65,40 @@ def engine_way(model: LanguageModel, prompts: Sequence[list[int]], tokens: int) 
 
 
 def configured(tokens: int, samples: int) -> Any:
-    from transformers import GenerationConfig
-
     drawn = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "num_return_sequences": samples} if samples else {"do_sample": False}
-    return GenerationConfig(max_new_tokens=tokens, eos_token_id=-1, pad_token_id=0, **drawn)
+    return transformers.GenerationConfig(max_new_tokens=tokens, eos_token_id=-1, pad_token_id=0, **drawn)
 
 
-def generate_way(model: LanguageModel, prompts: Sequence[list[int]], tokens: int, samples: int) -> Way:
+def generate_way(model: LanguageModel, prompts: Sequence[list[int]], tokens: int, samples: int, together: int) -> Way:
     context = len(prompts[0])
-    ids = torch.tensor(prompts, device=model.device)
 
     def run(samples: int) -> Answers:
-        found = model.model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=configured(tokens, samples))
-        answers: Answers = found[:, context:].tolist()
+        answers: Answers = []
+        for ids in torch.tensor(prompts, device=model.device).split(together):
+            found = model.model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=configured(tokens, samples))
+            answers += found[:, context:].tolist()
         return answers
 
-    size = len(prompts) * samples * (context + tokens - 1) * bytes_of_a_token(model)
+    size = together * samples * (context + tokens - 1) * bytes_of_a_token(model)
     return Way("generate", run, lambda: size, "from shapes")
 
 
-def continuous_way(model: LanguageModel, prompts: Sequence[list[int]], tokens: int, samples: int) -> Way:
-    from transformers import ContinuousBatchingConfig
-
+def continuous_way(model: LanguageModel, prompts: Sequence[list[int]], tokens: int, samples: int, together: int) -> Way:
     context = len(prompts[0])
     whole = context // PAGE  # blocks of a prompt that its answers share; the rest each has for itself
-    blocks = len(prompts) * (whole + samples * -(-(context + tokens - whole * PAGE) // PAGE))
+    blocks = together * (whole + samples * -(-(context + tokens - whole * PAGE) // PAGE))
 
     def run(samples: int) -> Answers:
-        sizes = ContinuousBatchingConfig(
+        sizes = transformers.ContinuousBatchingConfig(
             page_size=PAGE, num_blocks=blocks, max_batch_tokens=min(BATCH_TOKENS, blocks * PAGE), auto_switch_to_flash=False, use_cuda_graph=False
         )
-        found = model.model.generate_batch(
-            inputs=prompts, generation_config=configured(tokens, samples), continuous_batching_config=sizes, progress_bar=False, warmup=False
-        )
-        by_prompt = sorted(found, key=lambda name: int(name.removeprefix("req_").split("__")[0]))
-        return [list(found[name].generated_tokens) for name in by_prompt]
+        how = {"generation_config": configured(tokens, samples), "continuous_batching_config": sizes, "progress_bar": False, "warmup": False}
+        answers: Answers = []
+        for first in range(0, len(prompts), together):
+            found = model.model.generate_batch(inputs=prompts[first : first + together], **how)
+            by_prompt = sorted(found, key=lambda name: int(name.removeprefix("req_").split("__")[0]))
+            answers += [list(found[name].generated_tokens) for name in by_prompt]
+        return answers
 
     return Way("generate_batch", run, lambda: blocks * PAGE * bytes_of_a_token(model), "as given")
 
@@ -150,25 +151,29 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=8)
     parser.add_argument("--context", type=int, default=256, help="tokens of a prompt")
     parser.add_argument("--tokens", type=int, default=64, help="of an answer")
+    parser.add_argument("--rows", type=int, default=256, help="answers that transformers is asked for at a time")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--repeat", type=int, default=2)
     given = parser.parse_args()
     warnings.simplefilter("ignore")
+    transformers.logging.set_verbosity_error()
     random = given.model == "random-1b"
     model = random_1b(SimpleNamespace(pad_token_id=0, eos_token_id=1), given.device, given.dtype) if random else loaded(given)[0]
     prompts = np.random.default_rng(0).integers(2, model.model.config.get_text_config().vocab_size, (given.prompts, given.context)).tolist()
+    together = min(given.prompts, max(1, given.rows // given.samples))
     ways = [
         engine_way(model, prompts, given.tokens),
-        generate_way(model, prompts, given.tokens, given.samples),
-        continuous_way(model, prompts, given.tokens, given.samples),
+        generate_way(model, prompts, given.tokens, given.samples, together),
+        continuous_way(model, prompts, given.tokens, given.samples, together),
     ]
     compare_greedy(ways)
     for _ in range(given.repeat):
         for way in ways:
             draw(model, way, given)
     answers = given.prompts * given.samples
-    print(f"{given.prompts} prompts of {given.context} tokens, {given.samples} answers of {given.tokens} tokens to each, {given.dtype} on {given.device}")
+    how = f"transformers in batches of {together * given.samples}, {given.dtype} on {given.device}"
+    print(f"{given.prompts} prompts of {given.context} tokens, {given.samples} answers of {given.tokens} tokens to each, {how}")
     print(f"{'':<16}{'tokens/s':>10}{'seconds':>10}{'time/engine':>13}{'prefilled':>11}{'MiB of keys and values':>25}")
     for way in ways:
         speed, prefilled = answers * given.tokens / way.seconds, way.embedded - answers * (given.tokens - 1)

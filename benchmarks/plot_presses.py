@@ -36,7 +36,10 @@ def name_of(row: dict[str, Any]) -> str:
 
 
 def placed(axes: Axes, points: list[tuple[float, float, str]], size: float = 7.5) -> None:
-    """Write each name as near to its point as it fits without covering another name or point, and lead a thin line to those that lie apart."""
+    """Write each name as near to its point as it fits without covering another name or point, and lead a thin line to those that lie apart.
+
+    Of points above each other, the names keep the order.
+    """
     figure = axes.get_figure(root=True)
     renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined, union-attr]
     pixels = [tuple(axes.transData.transform((x, y))) for x, y, _ in points]
@@ -46,17 +49,19 @@ def placed(axes: Axes, points: list[tuple[float, float, str]], size: float = 7.5
         ((side, rise, out) for side in (1, -1) for rise in range(-14, 15) for out in (0, 2, 4)),
         key=lambda place: abs(place[1]) + 1.2 * place[2] + (place[0] < 0) * 0.5,
     )
+    lowest: dict[int, float] = defaultdict(lambda: float("inf"))  # of the names of points above each other
     for (x, y), (_, _, name) in sorted(zip(pixels, points, strict=True), key=lambda pair: -pair[0][1]):
         for side, rise, out in offsets:
             at = (x + side * unit * (0.9 + out), y + 0.55 * rise * unit)
             text = axes.text(*axes.transData.inverted().transform(at), name, size=size, ha="left" if side > 0 else "right", va="center")
             box = text.get_window_extent(renderer)
-            inside = axes.bbox.y0 < box.y0 and box.y1 < axes.bbox.y1 and axes.bbox.x0 < box.x0
-            if inside and not any(box.overlaps(other) for other in taken):
+            inside = axes.bbox.y0 < box.y0 and box.y1 < axes.bbox.y1 and axes.bbox.x0 < box.x0 and box.x1 < axes.bbox.x1
+            if inside and at[1] <= lowest[round(x)] and not any(box.overlaps(other) for other in taken):
                 taken.append(box)
+                lowest[round(x)] = at[1]
                 if rise or out:
                     ends = axes.transData.inverted().transform([(x, y), (at[0] - 2 * side, at[1])])
-                    axes.plot(*ends.T, color="0.5", lw=0.5, zorder=2)
+                    axes.plot(*ends.T, color="0.35", lw=0.5, zorder=2)
                 break
             text.remove()
 
@@ -84,7 +89,7 @@ def drawn(found: dict[str, Any], axes: Axes) -> list[tuple[float, float, str]]:
     axes.grid(axis="y", color="0.92", lw=0.6)
     axes.set_axisbelow(True)
     told = f"{found['model']}, {found['dtype']}: {found['prefixes']} prefixes of {found['context']} tokens, {found['questions']} questions behind each"
-    axes.set_title(told + "\nlower left is better; circles keep some of the tokens, squares all in few bits", size=9, loc="left")
+    axes.set_title(told + "\nlower left is better; circles keep some of the tokens, squares all in few bits, diamonds do otherwise", size=9, loc="left")
     return points
 
 

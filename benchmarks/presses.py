@@ -98,7 +98,7 @@ def stretches(texts: Sequence[str], tokenizer: Any, length: int, count: int) -> 
             joined = []
         if len(found) == count:
             return found
-    raise SystemExit(f"the texts give {len(found)} stretches of {length} tokens, and {count} are needed; give more, or lower --context")
+    raise SystemExit(f"the texts give {len(found)} of the {count} stretches of {length} tokens that are needed; give more, or lower --context")
 
 
 def questions_of(stretch: Sequence[int], context: int, count: int, tokens: int) -> list[list[int]]:
@@ -202,6 +202,8 @@ def measure(model: LanguageModel, rows: Sequence[Row], stretch: Sequence[int], q
     prefix, hidden = prefilled(model, context, inputs=any(row.press is not None and row.press.reads_inputs for row in rows))
     whole = Memory([Plain(view.keys, view.values) for view in prefix.layers], len(prefix))
     exact = distributions(prefix, whole, questions) if questions else None
+    if not rows[0].nbytes:
+        decoding_speed(rows[0], prefix, whole, hidden[-1:], TOGETHER)  # warms up
     for row in rows:
         known, memory = replace(prefix, state=row.state), whole
         if row.press is not None:

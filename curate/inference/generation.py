@@ -95,9 +95,13 @@ class GenerationRun:
             for prompt in self.wanted.rows.get(row, ()):
                 where, place = self.wanted.plan.locate(prompt, len(self.wanted.prompts[prompt]) - 1)
                 places.append((number, row.ancestry(place), prompt))
-        for group in self._groups(places):
-            last = torch.stack([hidden[number, int(chain[-1])] for number, chain, _ in group])
-            self._decode(path, gathered(step, group, self.model.device), [prompt for _, _, prompt in group], last)
+        groups = list(self._groups(places))
+        lasts = [torch.stack([hidden[row, int(chain[-1])] for row, chain, _ in group]) for group in groups]
+        waiting = [(gathered(step, group, self.model.device), [prompt for _, _, prompt in group]) for group in groups]
+        del step, mask, hidden  # or the prefill's keys and masks would lie beside the prompts' own until all answers have grown
+        for last in lasts:
+            prompts, numbers = waiting.pop(0)
+            self._decode(path, prompts, numbers, last)
 
     def _groups(self, places: Sequence[tuple[int, Integers, int]]) -> Iterator[list[tuple[int, Integers, int]]]:
         """Prompts that are decoded together: of like length, as many as their answers allow."""

@@ -118,7 +118,7 @@ class Variants:
                 self._unfit = unfit(self.base)
         why = why or self._unfit or ""
         if why:
-            raise ModelError(f"this base model's requests cannot share what they begin with: {why}; ordinary adapters can be evaluated one by one, with `using`")
+            raise ModelError(f"this base model's requests cannot share what they begin with: {why}; evaluate ordinary adapters one by one, with `using`")
 
     def _folder(self, name: str) -> Any:
         if name not in self._folders:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from curate.compression.prefix import Prefix
     from curate.inference.stores import DecodeCache
 
+GROW = 64  # tokens by which room for generated ones is added
+
 
 class Triattention(TokenPress):
     """Keeps the tokens that score best by `trigonometric`, at their own positions; the others are gone.
@@ -57,21 +59,24 @@ class Triattention(TokenPress):
 
 
 class Live:
-    """One layer's keys and values of a sequence that is being generated, in order of position; room for `slack` more than it is cut back to."""
+    """One layer's keys and values of a sequence that is being generated, in order of position, in room that grows until it is cut back."""
 
     def __init__(self, press: Triattention, kind: Trigonometric, keys: "Tensor", values: "Tensor", mean: "Tensor", norm: "Tensor", rotary: Rotary) -> None:
-        heads, self._count, width = keys.shape
+        self._count = keys.shape[1]
         self._kind, self._mean, self._norm, self._rotary = kind, mean, norm, rotary
         self._pinned = self._count if press.pinned else 0
         self._target = max(press.live, self._pinned + kind.recent)
         self._full = self._target + press.slack
-        room = max(self._full, self._count + 1)
-        self._keys, self._values = keys.new_empty((heads, room, width)), values.new_empty((heads, room, values.shape[-1]))
-        self._keys[:, : self._count], self._values[:, : self._count] = keys, values
+        self._keys, self._values = keys, values
 
     def attend(self, query: "Tensor", key: "Tensor", value: "Tensor", position: int, scale: float) -> "Tensor":
+        import torch
+
         from curate.inference.stores import Plain
 
+        if self._count == self._keys.shape[1]:
+            more = min(GROW, max(1, self._full - self._count))
+            self._keys, self._values = (torch.cat([kept, kept.new_empty((len(kept), more, kept.shape[-1]))], 1) for kept in (self._keys, self._values))
         self._keys[:, self._count], self._values[:, self._count] = key[:, 0], value[:, 0]
         self._count += 1
         output = Plain(self._keys[:, : self._count], self._values[:, : self._count]).attend(query, scale)[0]
