@@ -54,7 +54,7 @@ def test_a_press_with_a_prefill_of_its_own_reads_only_what_follows_the_prefix() 
     contexts, continuations = requests(20, shared=120)
     behind = [contexts[1][:120] + context[-5:] for context in contexts]
     assert len(Engine(random_model(), press=Fastkv()).loglikelihoods(behind, continuations)) == 20
-    with pytest.raises(ModelError, match="scored inside the stretch"):  # the first tokens of the others are this one's answer
+    with pytest.raises(ModelError, match="scored inside a stretch"):  # the first tokens of the others are this one's answer
         Engine(random_model(), press=Fastkv()).loglikelihoods([*behind, behind[0][:100]], [*continuations, [behind[0][100:120]]])
 
 
