@@ -1,13 +1,14 @@
-"""Do task files mean here what they mean to lm-evaluation-harness? Requests, tokens, scores and metrics side by side, item by item.
+"""Do task files mean here what they mean to lm-evaluation-harness? Requests, tokens, scores, answers and metrics side by side, item by item.
 
     PEER/bin/python benchmarks/lm_eval_agreement.py --data FOLDER [--model FOLDER] [--limit 100] [--scored 20] --write FILE
          .../python benchmarks/lm_eval_agreement.py --data FOLDER [--model FOLDER] --read FILE
 
-The tasks are benchmarks/lm_eval_tasks; FOLDER holds the parquet files that they name. lm-eval 0.4.13 pins other versions than curate, so it runs in an
-environment of its own (lm_eval==0.4.13, torch, transformers 5), where this file imports no curate: there it writes what lm-eval's ConfigurableTask asks,
-what its `hf` model makes of it in tokens (--model) and in log-likelihoods (the first --scored documents of each task, float32, one by one), and what its
-metrics say. Metrics are of the model's log-likelihoods where there are some, and else of numbers and answers made from the requests (`invented`).
---read compares all of it with curate's: texts and tokens must be equal, metrics equal to 1e-12, log-likelihoods are shown by their largest difference.
+The tasks are benchmarks/lm_eval_tasks; FOLDER holds the parquet files that they name. In an environment with lm_eval 0.4.10 or later, torch and
+transformers 5, where this file imports no curate, it writes what lm-eval's ConfigurableTask asks, what its `hf` model makes of it in tokens (--model), in
+log-likelihoods (the first --scored documents of each task, float32, one by one) and in greedy answers of 16 tokens (the first --answered ones), and what
+its metrics say. Metrics are of the model's log-likelihoods where there are some, and else of numbers and answers made from the requests (`invented`).
+--read compares all of it with curate's, whose engine scores the documents of a task on one plan: texts, tokens and answers must be equal, metrics equal
+to 1e-12, log-likelihoods are shown by their largest difference. `computed` are the tokens that went through the model for them: ours, and those of `hf`.
 """
 
 import argparse
@@ -22,6 +23,8 @@ from typing import Any
 
 TASKS = Path(__file__).with_name("lm_eval_tasks").resolve()
 HEADS = ("questions", "requests", "texts equal", "tokens equal", "unstable", "metrics equal", "totals equal", "max |d log p|", "greedy equal")
+HEADS += ("computed", "by hf", "answers equal")
+ANSWER = 16  # tokens of a generated answer
 
 
 def invented(requests: list[list[str]], repeats: int, target: object) -> tuple[list[float], list[bool], list[str]]:
@@ -46,17 +49,22 @@ def write(options: argparse.Namespace) -> dict[str, Any]:
         task.set_config("num_fewshot", task.config.num_fewshot or 0)
         task.set_fewshot_seed(1234)
         task.build_all_requests(limit=options.limit or None)
-        written[path.stem] = peer_task(task, model, options.scored)
+        written[path.stem] = peer_task(task, model, options.scored, options.answered)
     return {"peer": version("lm_eval"), "limit": options.limit, "tasks": written}
 
 
 def recording(folder: Path) -> Any:
-    """lm-eval's `hf` model; `seen` is the (context, continuation) tokens of its last requests, and it scores only while `scoring`."""
+    """lm-eval's `hf` model; `seen` is the (context, continuation) tokens of its last requests, and it scores, and counts, only while `scoring`."""
     from lm_eval.models.huggingface import HFLM
 
     class Recording(HFLM):  # type: ignore[misc]
         seen: list[tuple[list[int], list[int]]] = []
         scoring = False
+        computed = 0
+
+        def _model_call(self, inps: Any, **options: Any) -> Any:
+            self.computed += inps.numel()
+            return super()._model_call(inps, **options)
 
         def _loglikelihood_tokens(self, requests: Any, **options: Any) -> Any:
             self.seen += [(list(context), list(continuation)) for _, context, continuation in requests]
@@ -65,11 +73,12 @@ def recording(folder: Path) -> Any:
     return Recording(pretrained=str(folder), device="cpu", dtype="float32", batch_size=1)
 
 
-def peer_task(task: Any, model: Any, scored: int) -> dict[str, Any]:
+def peer_task(task: Any, model: Any, scored: int, answered: int) -> dict[str, Any]:
     by_document = defaultdict(list)
     for instance in task.instances:
         by_document[instance.doc_id].append(instance)
     items: list[dict[str, Any]] = []
+    before = model.computed if model is not None else 0
     for number, instances in by_document.items():
         texts = [[str(part) for part in instance.args if isinstance(part, str)] for instance in instances]
         item: dict[str, Any] = {"requests": texts}
@@ -78,6 +87,8 @@ def peer_task(task: Any, model: Any, scored: int) -> dict[str, Any]:
             item["tokens"], found = peer_tokens(task, model, instances, number < scored)
             if found is not None:
                 scores, greedy = item["scores"], item["greedy"] = found
+            if task.OUTPUT_TYPE == "generate_until" and number < answered:
+                item["answer"] = peer_answer(model, instances[0])
         for place, instance in enumerate(instances):
             rolling = task.OUTPUT_TYPE == "loglikelihood_rolling"
             instance.resps = answers if task.OUTPUT_TYPE == "generate_until" else [scores[place] if rolling else (scores[place], greedy[place])]
@@ -92,7 +103,16 @@ def peer_task(task: Any, model: Any, scored: int) -> dict[str, Any]:
             for name, value in found.items():
                 values[name].append(value)
         totals |= {f"{name},{pipeline}": float(task.aggregation()[name](several)) for name, several in values.items()}
-    return {"items": items, "totals": totals}
+    return {"items": items, "totals": totals, "computed": model.computed - before if model is not None else 0}
+
+
+def peer_answer(model: Any, instance: Any) -> str:
+    """The greedy answer, up to the task's stop strings."""
+    from lm_eval.api.instance import Instance
+
+    context, options = instance.args
+    greedy = {"until": options.get("until", []), "do_sample": False, "max_gen_toks": ANSWER}
+    return str(model.generate_until([Instance("generate_until", instance.doc, (context, greedy), 0)], disable_tqdm=True)[0])
 
 
 def numbers(value: Any) -> list[float]:
@@ -114,30 +134,35 @@ def peer_tokens(task: Any, model: Any, instances: list[Any], scored: bool) -> tu
 
 
 class Side:
-    """curate's model: tokens, and log-likelihoods by a plain forward pass without any cache."""
+    """curate's model: tokens, and what its engine says to them."""
 
     def __init__(self, folder: Path) -> None:
-        import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
         from curate.harness.tokens import HarnessTokens
+        from curate.inference.engine import Engine
+        from curate.model import fresh, resolve
+        from curate.settings import ModelSpec
 
-        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-        self.tokens = HarnessTokens(AutoTokenizer.from_pretrained(folder), self.model.config.max_position_embeddings)
+        self.engine = Engine(fresh(resolve(ModelSpec(path=str(folder)), folder)))
+        self.tokens = HarnessTokens(self.engine.model.tokenizer, self.engine.model.model.config.max_position_embeddings)
 
     def encoded(self, task: Any, question: Any) -> list[Any]:
         if task.file.output_type == "generate_until":
             return [self.tokens.prompt(question.context, task.file.max_gen_toks)]
         return self.tokens.rolling(question.requests[0][1]) if task.file.output_type == "loglikelihood_rolling" else self.tokens.pairs(question.requests)
 
-    def score(self, context: list[int], continuation: list[int]) -> tuple[float, bool]:
-        """log p(continuation | context) in nats, and whether greedy decoding gives it: the place to put another engine."""
-        import torch
+    def score(self, encoded: list[Any]) -> list[tuple[float, bool]]:
+        """log p(continuation | context) in nats, and whether greedy decoding gives it, of all requests on one plan."""
+        found = self.engine.score(self.engine.plan([one.context for one in encoded], [[one.continuation] for one in encoded]))
+        return [(one.loglikelihood, one.greedy) for (one,) in found]
 
-        with torch.inference_mode():
-            logits = self.model(torch.tensor([context + continuation[:-1]])).logits[0, len(context) - 1 :].float().log_softmax(-1)
-        asked = torch.tensor(continuation)
-        return float(logits.gather(-1, asked[:, None]).sum()), bool((logits.argmax(-1) == asked).all())
+    def answers(self, prompts: list[str], until: list[str]) -> list[str]:
+        """Greedy answers up to a stop string."""
+        from curate.inference.stops import Stops
+
+        tokenizer = self.engine.model.tokenizer
+        stops = Stops.at([tokenizer.eos_token_id], until, lambda said: str(tokenizer.decode(said)))
+        said = self.engine.generate([self.tokens.prompt(text, ANSWER).context for text in prompts], max_tokens=ANSWER, stops=stops)
+        return [stops.cut(tokenizer.decode(tokens, skip_special_tokens=True)) for tokens in said]
 
 
 def read(options: argparse.Namespace) -> bool:
@@ -161,7 +186,7 @@ def compare(name: str, written: dict[str, Any], folder: Path, limit: int, side: 
     task = parse_task((TASKS / f"{name}.yaml").read_text(encoding="utf-8"), f"{name}.yaml", folder)
     asked = build_questions(task, limit=limit or None)
     counts: dict[str, int] = defaultdict(int)
-    apart, found = 0.0, []
+    found = []
     paired = task.file.output_type in ("multiple_choice", "loglikelihood")
     for question, item in zip(asked.questions, written["items"], strict=True):
         texts = [[text for text in pair if text or paired] for pair in question.requests]
@@ -174,15 +199,22 @@ def compare(name: str, written: dict[str, Any], folder: Path, limit: int, side: 
         found.append(values(task.file, question, outcome))
         counts["metrics"] += same_metrics(found[-1], item["metrics"])
         if side is not None:
-            apart = max(apart, compare_tokens(task, question, item, side, counts))
+            compare_tokens(task, question, item, side, counts)
+    apart, before = 0.0, side.engine.forward_tokens if side is not None else 0
+    if side is not None:
+        apart = compare_scores(task, asked.questions, written["items"], side, counts)
+        counts["computed"] = side.engine.forward_tokens - before
+        compare_answers(task, asked.questions, written["items"], side, counts)
     summaries = summarise(task.file, found)
     totals = {(key if "," in key else f"{key},none"): summary.value for key, summary in summaries.items()}
     totals_equal = totals.keys() == written["totals"].keys() and all(abs(totals[key] - value) <= 1e-9 * abs(value) for key, value in written["totals"].items())
     n = len(asked)
     good = counts["texts"] == counts["requests"] and counts["metrics"] == n and totals_equal and counts["tokens"] == counts["encoded"] - counts["unstable"]
+    good &= counts["answers equal"] == counts["answers"]
     tokens = f"{counts['tokens']} of {counts['encoded']}"
     cells = [f"{n}", f"{counts['requests']}", f"{counts['texts']}", tokens, f"{counts['unstable']}", f"{counts['metrics']}"]
-    return [*cells, "yes" if totals_equal else "NO", f"{apart:.1e}" if counts["scored"] else "-", f"{counts['greedy']} of {counts['scored']}"], good
+    cells += ["yes" if totals_equal else "NO", f"{apart:.1e}" if counts["scored"] else "-", f"{counts['greedy']} of {counts['scored']}"]
+    return [*cells, f"{counts['computed']}", f"{written['computed']}", f"{counts['answers equal']} of {counts['answers']}"], good
 
 
 def same_metrics(mine: dict[str, Any], peer: dict[str, dict[str, list[float]]]) -> bool:
@@ -191,8 +223,7 @@ def same_metrics(mine: dict[str, Any], peer: dict[str, dict[str, list[float]]]) 
     return ours.keys() == theirs.keys() and all(max(abs(a - b) for a, b in zip(ours[name], theirs[name], strict=True)) <= 1e-12 for name in ours)
 
 
-def compare_tokens(task: Any, question: Any, item: dict[str, Any], side: Side, counts: dict[str, int]) -> float:
-    """The largest difference of log-likelihoods, where lm-eval has some; what is equal is counted."""
+def compare_tokens(task: Any, question: Any, item: dict[str, Any], side: Side, counts: dict[str, int]) -> None:
     encoded = side.encoded(task, question)
     counts["encoded"] += len(encoded)
     counts["unstable"] += sum(not one.stable for one in encoded)
@@ -200,14 +231,31 @@ def compare_tokens(task: Any, question: Any, item: dict[str, Any], side: Side, c
     for one, (context, continuation) in zip(encoded, item["tokens"], strict=True):
         kept = context if task.file.output_type == "generate_until" else (context + continuation)[-longest:][: -len(continuation)]
         counts["tokens"] += one.stable and (one.context, one.continuation) == (kept, continuation)
-    if "scores" not in item:
-        return 0.0
-    scored = [side.score(one.context, one.continuation) for one in encoded]
-    if task.file.output_type == "loglikelihood_rolling":
-        scored = [(sum(score for score, _ in scored), False)]
-    counts["scored"] += len(scored)
-    counts["greedy"] += sum(greedy == theirs for (_, greedy), theirs in zip(scored, item["greedy"], strict=True))
-    return max(abs(score - theirs) for (score, _), theirs in zip(scored, item["scores"], strict=True))
+
+
+def compare_scores(task: Any, questions: Any, items: list[dict[str, Any]], side: Side, counts: dict[str, int]) -> float:
+    """The largest difference of log-likelihoods, where lm-eval has some and both sides score the same tokens."""
+    pairs = [(side.encoded(task, question), item) for question, item in zip(questions, items, strict=True) if "scores" in item]
+    results = iter(side.score([one for encoded, _ in pairs for one in encoded]))
+    apart = 0.0
+    for encoded, item in pairs:
+        scored = [next(results) for _ in encoded]
+        stable = [one.stable for one in encoded]
+        if task.file.output_type == "loglikelihood_rolling":
+            scored, stable = [(sum(score for score, _ in scored), False)], [all(stable)]
+        for (score, greedy), good, theirs, peer_greedy in zip(scored, stable, item["scores"], item["greedy"], strict=True):
+            counts["scored"] += good
+            counts["greedy"] += good and greedy == peer_greedy
+            apart = max(apart, abs(score - theirs) if good else 0.0)
+    return apart
+
+
+def compare_answers(task: Any, questions: Any, items: list[dict[str, Any]], side: Side, counts: dict[str, int]) -> None:
+    pairs = [(question.context, item["answer"]) for question, item in zip(questions, items, strict=True) if "answer" in item]
+    if pairs:
+        mine = side.answers([context for context, _ in pairs], list(task.file.until))
+        counts["answers"] += len(pairs)
+        counts["answers equal"] += sum(one == theirs for one, (_, theirs) in zip(mine, pairs, strict=True))
 
 
 def main() -> None:
@@ -216,6 +264,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="a folder with a causal model, for tokens and log-likelihoods")
     parser.add_argument("--limit", type=int, default=100, help="documents of each task; 0 for all")
     parser.add_argument("--scored", type=int, default=20, help="documents of each task whose log-likelihoods the peer computes")
+    parser.add_argument("--answered", type=int, default=5, help="documents of each generating task to which the peer generates an answer")
     parser.add_argument("--write", type=Path, help="in lm-eval's environment: write what it does to this file")
     parser.add_argument("--read", type=Path, help="in curate's environment: compare with what was written")
     options = parser.parse_args()

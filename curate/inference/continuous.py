@@ -5,13 +5,12 @@ more. It shares whole blocks of equal prompts, knows nothing of presses, and sam
 answers alone; they equal the engine's up to rounding, which can tip a tie between two tokens.
 """
 
-import contextlib
-import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from curate.errors import ModelError
+from curate.hushed import hushed
 from curate.inference.stops import Stops
 
 if TYPE_CHECKING:
@@ -43,7 +42,7 @@ class ContinuousBatching:
             page_size=PAGE, num_blocks=blocks, max_batch_tokens=min(self.batch_tokens, blocks * PAGE), auto_switch_to_flash=False, use_cuda_graph=False
         )
         how = GenerationConfig(max_new_tokens=max_tokens, do_sample=False, eos_token_id=sorted(stops.tokens) or -1, pad_token_id=self.model.pad)
-        with _quiet():
+        with hushed("transformers"):  # which warns of every size that was given
             found = self.model.model.generate_batch(
                 inputs=[list(prompt) for prompt in numbers], generation_config=how, continuous_batching_config=sizes, progress_bar=False, warmup=False
             )
@@ -62,15 +61,3 @@ class ContinuousBatching:
             if not stops.take(answer, int(token)):
                 break
         return answer
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Its logger warns of every size that was given."""
-    logger = logging.getLogger("transformers")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
