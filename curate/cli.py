@@ -1,5 +1,6 @@
 """The command line: it parses arguments and calls one function each; what it says goes to standard output, progress to standard error."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -130,6 +131,7 @@ def evaluate(
     adapter: Annotated[list[Path] | None, typer.Option("--adapter", help="Folder of a LoRA adapter of the model. Repeat for several variants.")] = None,
     shots: Annotated[int | None, typer.Option("--shots", min=0, help="Few-shot examples, in place of the task's num_fewshot.")] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="First documents of each task only.")] = None,
+    max_length: Annotated[int | None, typer.Option("--max-length", min=8, help="Longest request in tokens; default: all positions of the model.")] = None,
     press: Annotated[str | None, typer.Option("--press", help="Compress the shared prefix: a press's name, or {name: ..., field: ...}. Not exact.")] = None,
     calibrate_on: Annotated[int, typer.Option("--calibrate-on", min=1, help="With --press: items of each task that are run exactly too.")] = 32,
     revision: Annotated[str | None, typer.Option("--revision", help="Of a Hub model.")] = None,
@@ -144,16 +146,23 @@ def evaluate(
     quiet: Quiet = False,
 ) -> None:
     """Evaluate a model and adapters of it on tasks: shared prompts are computed once, and no answer twice."""
-    from rich.console import Console
+    from curate.errors import Interrupted
 
-    from curate.pipelines.evaluate_models import Wanted, evaluate_models
-    from curate.press_option import read_press
-    from curate.report.examined import print_evaluated
-    from curate.settings import ModelSpec
+    try:
+        from rich.console import Console
 
-    spec = ModelSpec(path=model, revision=revision, dtype=dtype)
-    wanted = Wanted(spec, adapter or (), tasks, shots, limit, seed, read_press(press), calibrate_on, device, batch_tokens, continuous, log_items, store)
-    found = evaluate_models(wanted, (lambda message: None) if quiet else Console(stderr=True).print)
+        from curate.pipelines.evaluate_models import Wanted, evaluate_models
+        from curate.press_option import read_press
+        from curate.report.examined import print_evaluated
+        from curate.settings import ModelSpec
+
+        if not model:
+            raise ConfigError("MODEL is empty; give the folder of a model, or a Hub id such as org/name")
+        spec = ModelSpec(path=model, revision=revision, dtype=dtype, max_length=max_length)
+        wanted = Wanted(spec, adapter or (), tasks, shots, limit, seed, read_press(press), calibrate_on, device, batch_tokens, continuous, log_items, store)
+        found = evaluate_models(wanted, _silent if quiet else _told)
+    except KeyboardInterrupt:
+        raise Interrupted("interrupted: everything answered so far is kept; run the same command again to go on") from None
     if json:
         print(found.model_dump_json())
     else:
@@ -258,6 +267,16 @@ def _command(recipe: str, overrides: list[str] | None, elsewhere: bool) -> str:
     return shlex.join(["curate", "run", recipe, *(overrides or ()), *(("--data", "DIR") if elsewhere else ())])
 
 
+def _told(message: str) -> None:
+    from curate.report.wording import visible
+
+    print(visible(message), file=sys.stderr, flush=True)
+
+
+def _silent(message: str) -> None:
+    """Says nothing."""
+
+
 def _show(results: "Results", as_json: bool) -> None:
     if as_json:
         print(results.model_dump_json())
@@ -267,5 +286,3 @@ def _show(results: "Results", as_json: bool) -> None:
     from curate.report.terminal import print_tables
 
     print_tables(results, Console())
-
-

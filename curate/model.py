@@ -166,7 +166,7 @@ def fresh(handle: ModelHandle, device: str = "cpu", *, seed: int = 0) -> Languag
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        options = {"use_safetensors": True, "attn_implementation": "sdpa", "ignore_mismatched_sizes": True, "output_loading_info": True}
+        options = {"use_safetensors": True, "ignore_mismatched_sizes": True, "output_loading_info": True}
         loaded: Any = AutoModelForCausalLM.from_pretrained(str(handle.path), dtype=getattr(torch, handle.dtype), trust_remote_code=False, **options)
     except Exception as error:  # safetensors, transformers and json each raise their own for damaged files
         raise ModelError(f"the model in {handle.path} does not load: {_first_line(error)}; restore its files from the model's repository") from error

@@ -69,7 +69,7 @@ class TaskFileName(Config):
 def _task(value: Any) -> Any:
     if isinstance(value, str) and value.endswith((".yaml", ".yml")):
         return TaskFileName(file=value)
-    if isinstance(value, dict) and set(value) == {"file"}:
+    if isinstance(value, dict) and "file" in value:
         return TaskFileName.model_validate(value)
     return value if isinstance(value, TaskFileName) else component("tasks", value)
 
@@ -77,7 +77,8 @@ def _task(value: Any) -> Any:
 class Evaluate(Config):
     """A task on its data. Few-shot examples come from the target rows, and items that are target rows are left out.
 
-    A task file (`task: my_tasks/boolq.yaml`) names its own data and few-shot examples; `shots` and `limit` then take the place of what it says.
+    A task file (`task: my_tasks/boolq.yaml`) names its own data and few-shot examples; `shots` and `limit` then take the place of what it says, and
+    `limit` means the first items. Its items are not compared with pool and target: give it data that is in neither.
     """
 
     task: Annotated[SerializeAsAny[Task | TaskFileName], BeforeValidator(_task)]
@@ -91,8 +92,8 @@ class Evaluate(Config):
     def _with_data(self) -> "Evaluate":
         if isinstance(self.task, Task) and not self.data:
             raise Misplaced(("data",), f"task {self.task.name} needs data: [{{path: ...}}]")
-        if isinstance(self.task, TaskFileName) and self.data and (len(self.data) > 1 or self.data[0].path is None):
-            raise Misplaced(("data",), "a task file reads local files of one path; give data: {path: ...}, or name the data in the task file")
+        if isinstance(self.task, TaskFileName) and self.data and (self.data[0].path is None or self.data != [Source(path=self.data[0].path)]):
+            raise Misplaced(("data",), "a task file reads all rows of local files of one path; give data: {path: ...} alone, or name the data in the task file")
         return self
 
 
@@ -271,6 +272,8 @@ def _component_class(field: str, value: Any) -> type[BaseModel] | None:
 
     kinds: dict[str, Literal["scorers", "selectors", "tasks"]] = {"selector": "selectors", "task": "tasks"}
     name = value.get("name") if isinstance(value, dict) else value
+    if field == "task" and isinstance(value, dict) and "file" in value:
+        return TaskFileName
     if not isinstance(name, str):
         return {"selector": Selector, "task": Task}.get(field, Scorer)
     try:

@@ -2,35 +2,35 @@
 
 import contextlib
 import json
-import math
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from curate import __version__
-from curate.errors import ConfigError, Interrupted
-from curate.harness.exam import Exam, empty_answers, first, prepare
-from curate.harness.metrics import Outcome, Value, summarise, values
+from curate.errors import ClusterError, ConfigError, ModelError
+from curate.harness.exam import Exam, first, prepare, record
 from curate.harness.questions import build_questions
 from curate.harness.reading import LocalTask, read_task
-from curate.harness.results import Evaluated, Examined, MetricFound, Trust
+from curate.harness.results import Evaluated
 from curate.harness.tokens import HarnessTokens
-from curate.inference.engine import Engine
-from curate.inference.fidelity import Fidelity, Gate, of_answers, of_choices
+from curate.inference.activated_plan import invocation_start
 from curate.inference.ledger import Ledger, open_ledger
+from curate.inference.probe import longest, unfit
 from curate.inference.variants import Variants
-from curate.interfaces import Press, State
-from curate.model import LanguageModel, ModelHandle, fresh, resolve
+from curate.interfaces import Press
+from curate.model import LanguageModel, ModelHandle, fresh, load_tokenizer, resolve
+from curate.model_folder import positions, read_config
+from curate.pipelines.ask_variants import BASE, Asking, Name, Said, environment
+from curate.pipelines.calibrate_press import Calibration, Source, calibrated
 from curate.pipelines.launch import pick_device
-from curate.pipelines.session import numeric_environment
+from curate.pipelines.trust_press import trust
+from curate.pipelines.variant_folders import VariantFolders, variant_folders
 from curate.settings import ModelSpec
-from curate.store import atomic_write, canonical, digest
+from curate.store import Store, atomic_write, canonical, digest
 
-BASE = "base"
+CALIBRATING = 8  # questions of each task whose texts a press is calibrated on
 Say = Callable[[str], None]
 
 
@@ -55,21 +55,27 @@ class Wanted:
 
 def evaluate_models(wanted: Wanted, say: Say = lambda message: None) -> Evaluated:
     """All variants on all tasks; answers that the ledger in the store has are not computed again."""
-    tasks = [_task(given, wanted.shots) for given in wanted.tasks]
-    names = _names(wanted.adapters)
     device = pick_device(wanted.device)
-    handle = resolve(wanted.model, Path.cwd())
-    base = fresh(handle, device)
-    exams = [_exam(task, data, base, handle, wanted) for task, data in tasks]
-    notes = [note for exam in exams for note in _notes(exam)]
-    variants = Variants(base, dict(zip(names, wanted.adapters, strict=True)))
-    state = _calibrated(wanted, base, exams)
-    with _ledger(wanted.store, handle) as ledger:
-        run = Run(wanted, handle, variants, ledger, device, state, say)
-        found = {(exam.questions.task.name, name): run.examine(exam, name, wanted.press) for exam in exams for name in (None, *names)}
-        trust = [_trust(exam, run, [None, *names]) for exam in exams] if wanted.press else []
+    _check_log(wanted.log_items)
+    folders = variant_folders(wanted.adapters)
+    tasks = _tasks(wanted)
+    handle = _handle(wanted.model)
+    tokens = HarnessTokens(load_tokenizer(handle), handle.max_length)
+    exams = [prepare(build_questions(task, data, limit=wanted.limit), tokens, wanted.seed, name) for name, (task, data) in tasks.items()]
+    _check_together(wanted, exams, folders)
+    model = {"fingerprint": handle.fingerprint, "dtype": handle.dtype}
+    with _ledger(wanted.store, model) as ledger:
+        say(f"loading {wanted.model.path}")
+        base = fresh(handle, device)
+        variants = Variants(base, folders.paths, resident=max(4, min(64, len(folders.activated))), lora=folders.lora)
+        calibration = _calibration(wanted, base, exams, {**model, **environment(device)}, say)
+        for name in folders.paths:  # one that does not fit is found before hours are spent on the others
+            with variants.together([name]):
+                pass
+        asking = Asking(model, variants, ledger, device, wanted.batch_tokens, wanted.continuous, wanted.press, calibration)
+        found, exact = _ask(asking, exams, folders, wanted, say)
     if wanted.log_items:
-        atomic_write(wanted.log_items, b"".join(json.dumps(line, ensure_ascii=False).encode() + b"\n" for one in found.values() for line in one.lines))
+        _log(wanted.log_items, exams, found, wanted.press)
     return Evaluated(
         model=wanted.model.path,
         device=device,
@@ -77,166 +83,137 @@ def evaluate_models(wanted: Wanted, say: Say = lambda message: None) -> Evaluate
         version=__version__,
         press=wanted.press.model_dump(mode="json") if wanted.press else None,
         seed=wanted.seed,
-        notes=notes,
-        examined=[one.record for one in found.values()],
-        trust=trust,
-        plans={exam.questions.task.name: exam.digest for exam in exams},
+        notes=[note for exam in exams for note in _notes(exam, variants)],
+        examined=[said.record for exam in exams for said in found[exam.name].values()],
+        trust=[trust(first(exam, wanted.calibrate_on), list(exact[exam.name].values()), list(found[exam.name].values())) for exam in exams if exact],
+        plans={exam.name: exam.digest for exam in exams},
     )
 
 
-@dataclass(frozen=True)
-class Said:
-    """What a variant said to an exam, graded."""
-
-    record: Examined
-    outcomes: list[Outcome]
-    graded: list[dict[str, Value]]
-    lines: list[dict[str, Any]]
+Found = dict[str, dict[Name, Said]]  # by exam and variant
 
 
-@dataclass(frozen=True)
-class Run:
-    """What all examinations of one call share."""
-
-    wanted: Wanted
-    handle: ModelHandle
-    variants: Variants
-    ledger: Ledger
-    device: str
-    state: State | None
-    say: Say
-
-    def examine(self, exam: Exam, name: str | None, press: Press | None) -> Said:
-        """One variant on one exam; exact without a press."""
-        started = time.monotonic()
-        self.say(f"{exam.questions.task.name}: {name or BASE}{f' through {press.name}' if press else ''}")
-        with self.variants.using(name) as model:
-            engine = Engine(model, self.wanted.batch_tokens, press, self.state if press else None, continuous=self.wanted.continuous)
-            outcomes = exam.ask(engine, self.ledger, self._identity(name, engine))
-        graded = [values(exam.task, asked.question, outcome) for asked, outcome in zip(exam.asked, outcomes, strict=True)]
-        task = exam.questions.task
-        record = Examined(
-            variant=name or BASE,
-            task=task.name,
-            version=exam.task.version,
-            items=len(graded),
-            metrics=_metrics(exam, graded),
-            empty=empty_answers(outcomes),
-            forward_tokens=engine.forward_tokens,
-            tokens_without_sharing=engine.asked_tokens,
-            cache_bytes=engine.peak_bytes,
-            compressed_tokens=engine.compressed_tokens,
-            seconds=round(time.monotonic() - started, 3),
-            unshared=engine.unshared,
-        )
-        return Said(record, outcomes, graded, [_line(exam, name, *one) for one in zip(exam.asked, outcomes, graded, strict=True)])
-
-    def _identity(self, name: str | None, engine: Engine) -> Mapping[str, Any]:
-        press = engine.press.model_dump(mode="json") if engine.press else None
-        return {
-            "model": self.handle.identity(),
-            "weights": self.variants.fingerprint(name) if name is not None else None,
-            "engine": {"curate": __version__, "layout": asdict(engine.layout), "covers": engine.covers, "continuous": engine.continuous},
-            "press": [press, _digests(engine.state or {})] if press else None,
-            "versions": numeric_environment(self.device),
-        }
+def _ask(asking: Asking, exams: Sequence[Exam], folders: VariantFolders, wanted: Wanted, say: Say) -> tuple[Found, Found]:
+    """What was said, and where there is a press, what is said without it to the first questions."""
+    found: Found = {exam.name: {} for exam in exams}
+    exact: Found = {exam.name: {} for exam in exams} if wanted.press else {}
+    beginnings = {exam.name: first(exam, wanted.calibrate_on) for exam in exams}
+    by_themselves: list[Name] = [*(() if folders.activated else (None,)), *(name for name in folders.paths if name not in folders.activated)]
+    for name in by_themselves:
+        for exam in exams:
+            say(f"{exam.name}: {name or BASE}{f' through {wanted.press.name}' if wanted.press else ''}")
+            found[exam.name][name] = asking.one(exam, name)
+            if wanted.press:
+                exact[exam.name][name] = asking.one(beginnings[exam.name], name, exact=True)
+    for exam in exams if folders.activated else ():
+        say(f"{exam.name}: {BASE} and {len(folders.activated)} activated adapters behind its prefix")
+        found[exam.name] |= asking.together(exam, [None, *folders.activated])
+    return {name: {variant: several[variant] for variant in (None, *folders.paths)} for name, several in found.items()}, exact
 
 
-def _digests(state: State) -> dict[str, str]:
-    return {name: digest(np.ascontiguousarray(np.asarray(tensor.cpu() if hasattr(tensor, "cpu") else tensor)).tobytes()) for name, tensor in state.items()}
+def _tasks(wanted: Wanted) -> dict[str, tuple[LocalTask, str | None]]:
+    """Tasks and their data by name; tasks of one name are told apart by their data."""
+    read = []
+    for given in wanted.tasks:
+        known, _, data = (given, "", "") if Path(given).is_file() else given.partition("=")
+        task = read_task(known)
+        if wanted.shots is not None:
+            task = replace(task, file=task.file.model_copy(update={"num_fewshot": wanted.shots}))
+        read.append((task, str(Path(data).absolute()) if data else None))
+    if not read:
+        raise ConfigError("there is no task; name a file or a built-in task")
+    names = [task.name for task, _ in read]
+    found: dict[str, tuple[LocalTask, str | None]] = {}
+    for task, file in read:
+        name = task.name if names.count(task.name) == 1 or file is None else f"{task.name} ({Path(file).stem})"
+        if name in found:
+            raise ConfigError(f"two tasks would be called {name!r}; write `include: FILE` and a `task:` of its own into a new task file")
+        found[name] = (task, file)
+    return found
 
 
-def _task(given: str, shots: int | None) -> tuple[LocalTask, str | None]:
-    name, _, data = given.partition("=")
-    task = read_task(name)
-    if shots is not None:
-        task = replace(task, file=task.file.model_copy(update={"num_fewshot": shots}))
-    return task, data or None
+def _handle(spec: ModelSpec) -> ModelHandle:
+    """The model, with all positions that it has unless the spec says fewer."""
+    handle = resolve(spec, Path.cwd())
+    return handle if spec.max_length else replace(handle, max_length=positions(read_config(handle.path), handle.path))
 
 
-def _names(adapters: Sequence[Path]) -> list[str]:
-    names = [path.resolve().name for path in adapters]
-    for i, name in enumerate(names):
-        if name == BASE or name in names[:i]:
-            raise ConfigError(f"two variants would be called {name!r}; adapters are named by their folders: rename {adapters[i]}")
-    return names
+def _check_log(path: Path | None) -> None:
+    """ConfigError for a log that could not be written in the end."""
+    if path is None:
+        return
+    if path.is_dir() or not path.parent.is_dir():
+        raise ConfigError(f"--log-items {path}: {'is a folder' if path.is_dir() else f'there is no folder {path.parent}'}; name a file in a folder that exists")
+    if not os.access(path.parent, os.W_OK):
+        raise ConfigError(f"--log-items {path}: the folder {path.parent} cannot be written; name a file in another")
 
 
-def _exam(task: LocalTask, data: str | None, base: LanguageModel, handle: ModelHandle, wanted: Wanted) -> Exam:
-    questions = build_questions(task, data, limit=wanted.limit)
-    return prepare(questions, HarnessTokens(base.tokenizer, handle.max_length), wanted.seed)
-
-
-def _notes(exam: Exam) -> list[str]:
-    name, notes = exam.questions.task.name, list(exam.questions.notes)
-    questions, tokens = exam.dropped
-    if questions:
-        notes.append(f"{name}: {questions} of {len(exam.asked)} questions do not fit the model; {tokens} tokens were cut from their left")
-    if exam.unstable:
-        notes.append(f"{name}: in {exam.unstable} questions a token reaches from the context into the answer; end the context or begin the answer elsewhere")
-    return notes
-
-
-def _calibrated(wanted: Wanted, base: LanguageModel, exams: Sequence[Exam]) -> State | None:
-    """What the press needs to know of the base model, from the texts that are asked; frozen for all variants."""
-    if wanted.press is None:
-        return None
-    texts = [one.context for exam in exams for asked in exam.asked[:8] for one in asked.sent[:1]]
-    return wanted.press.calibrate(base, texts, wanted.seed)
+def _check_together(wanted: Wanted, exams: Sequence[Exam], folders: VariantFolders) -> None:
+    """ConfigError for what is not done together."""
+    if folders.activated:
+        one, generating = folders.activated[0], next((exam.name for exam in exams if exam.generates), None)
+        if wanted.press:
+            raise ConfigError(f"{one} is an activated adapter, which shares the base's exact prefix; leave --press out, or the adapter")
+        if generating is not None:
+            raise ConfigError(f"{one} is an activated adapter, which is evaluated by log-likelihoods alone, and task {generating} generates; leave one out")
+    if wanted.continuous and wanted.press:
+        raise ConfigError("--continuous keeps whole caches, and --press compresses them; leave one out")
+    sampling = next((exam.name for exam in exams if exam.samples), None)
+    if wanted.continuous and sampling is not None:
+        raise ConfigError(f"--continuous gives greedy answers, and task {sampling} samples them; leave --continuous out")
 
 
 @contextlib.contextmanager
-def _ledger(store: Path, handle: ModelHandle) -> Iterator[Ledger]:
-    try:
-        with open_ledger(store / "ledger" / f"{digest(canonical(handle.identity()))}.jsonl") as ledger:
-            yield ledger
-    except KeyboardInterrupt:
-        raise Interrupted("interrupted: everything answered so far is kept; run the same command again to go on") from None
+def _ledger(store: Path, model: dict[str, Any]) -> Iterator[Ledger]:
+    path = store / "ledger" / f"{digest(canonical(model))}.jsonl"
+    with contextlib.ExitStack() as opened:
+        try:
+            ledger = opened.enter_context(open_ledger(path))
+        except ClusterError:
+            raise ClusterError(f"{path} is in use by another curate process; wait for it, or name another folder with --store") from None
+        yield ledger
 
 
-def _metrics(exam: Exam, graded: Sequence[Mapping[str, Value]]) -> list[MetricFound]:
-    found = summarise(exam.task, graded)
-    return [
-        MetricFound(name=name, value=one.value, standard_error=_finite(one.standard_error), higher_is_better=one.higher_is_better)
-        for name, one in found.items()
-    ]
+def _calibration(wanted: Wanted, base: LanguageModel, exams: Sequence[Exam], identity: dict[str, Any], say: Say) -> Calibration:
+    """What the press needs to know of the base model, from the texts that are asked; ModelError where no press works on it."""
+    import torch
 
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
-def _line(exam: Exam, name: str | None, asked: Any, outcome: Outcome, graded: Mapping[str, Value]) -> dict[str, Any]:
-    """One item of items.jsonl."""
-    question = asked.question
-    return {
-        "task": exam.questions.task.name,
-        "variant": name or BASE,
-        "id": question.id,
-        "prompt": question.context,
-        "targets": list(question.targets),
-        "loglikelihoods": dict(zip(question.choices, outcome.loglikelihoods, strict=False)) if question.choices else list(outcome.loglikelihoods),
-        "generation": list(outcome.responses),
-        "score": {metric: value.value for metric, value in graded.items()},
-        "tokens": [len(one.continuation) for one in asked.sent],
-    }
-
-
-def _trust(exam: Exam, run: Run, names: Sequence[str | None]) -> Trust:
-    """The press against the exact engine on the exam's first questions."""
-    part = first(exam, run.wanted.calibrate_on)
-    exact = [run.examine(part, name, None) for name in names]
-    lossy = [run.examine(part, name, run.wanted.press) for name in names]
-    scores = [[np.array([next(iter(values.values())).value for values in said.graded]) for said in several] for several in (exact, lossy)]
-    if exam.task.output_type == "generate_until":
-        answers = [[["\0".join(outcome.responses) for outcome in said.outcomes] for said in several] for several in (exact, lossy)]
-        found = of_answers(answers[0], answers[1], scores[0], scores[1])
+    if wanted.press is None:
+        return Calibration()
+    window, most = longest(base), max(exam.longest for exam in exams)
+    if window is not None and most > window:
+        why = f"requests of up to {most} tokens are longer than the window of {window} that some of its layers attend to"
     else:
-        nats = [[[np.asarray(outcome.loglikelihoods) for outcome in said.outcomes] for said in several] for several in (exact, lossy)]
-        found = of_choices(nats[0], nats[1], scores[0], scores[1])
-    return _judged(exam, found)
+        with torch.inference_mode():
+            why = unfit(base)
+    if why:
+        raise ModelError(f"{wanted.model.path} cannot be run through a press: {why}; leave --press out, and its requests run one by one")
+    say(f"calibrating {wanted.press.name}, unless it was before")
+    sent = [asked.sent[0] for exam in exams for asked in exam.asked[:CALIBRATING] if asked.sent]
+    texts = [[*one.context, *one.continuation] for one in sent]
+    return calibrated(Store(wanted.store.absolute(), say), wanted.press, Source(base, identity, texts, wanted.seed))
 
 
-def _judged(exam: Exam, found: Fidelity) -> Trust:
-    measured = {name: _finite(value) for name, value in asdict(found).items() if name not in ("items", "agreement")}
-    return Trust(task=exam.questions.task.name, items=found.items, agreement=found.agreement, passed=found.passes(Gate()), **measured)
+def _notes(exam: Exam, variants: Variants) -> list[str]:
+    notes = list(exam.questions.notes)
+    questions, tokens = exam.dropped
+    if questions:
+        notes.append(f"{exam.name}: {questions} of {len(exam.asked)} questions do not fit the model; up to {tokens} tokens were cut from their left")
+    if exam.unstable:
+        notes.append(f"{exam.name}: in {exam.unstable} questions a token reaches from the context into the answer; end the one or begin the other elsewhere")
+    for name in variants.names:
+        invocation = variants.invocation(name)
+        without = sum(any(invocation_start(one.context, invocation) is None for one in asked.sent) for asked in exam.asked) if invocation else 0
+        if without:
+            notes.append(f"{exam.name}: in {without} of {len(exam.asked)} questions {name}'s invocation does not occur, so its answers there are the base's")
+    return notes
+
+
+def _log(path: Path, exams: Sequence[Exam], found: Found, press: Press | None) -> None:
+    lines = []
+    for exam in exams:
+        for name, said in found[exam.name].items():
+            where = {"task": exam.name, "variant": name or BASE, "press": press.name if press else None}
+            answers = zip(exam.asked, said.replies, said.graded, strict=True)
+            lines += [{**where, **record(asked.question, reply, graded)} for asked, reply, graded in answers]
+    atomic_write(path, b"".join(json.dumps(line, ensure_ascii=False).encode() + b"\n" for line in lines))

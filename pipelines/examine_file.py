@@ -8,60 +8,66 @@ from typing import Any
 import numpy as np
 
 from curate.core import Evaluation
-from curate.errors import ConfigError
+from curate.errors import ConfigError, DataError, IntegrityError, about
 from curate.evaluate import Graded
-from curate.harness.exam import Exam, prepare
+from curate.harness.exam import Exam, prepare, record
 from curate.harness.metrics import values
 from curate.harness.questions import build_questions
-from curate.harness.reading import read_task
+from curate.harness.reading import LocalTask, read_task
 from curate.harness.task_file import LOWER_IS_BETTER
 from curate.harness.tokens import HarnessTokens
 from curate.inference.engine import Engine
 from curate.inference.ledger import Ledger
 from curate.model import LanguageModel, ModelHandle, load_tokenizer
 from curate.recipe import Evaluate, TaskFileName
+from curate.store import canonical, digest
+
+_UNKNOWN = {"model": None, "weights": None, "engine": None, "press": None, "versions": None}  # a ledger of one evaluation needs no identity
 
 
 @dataclass(frozen=True)
-class FileExamination:
-    """A task file with its data, by path; what decides the scores is the digest of all that is asked, in tokens, and how answers are graded."""
+class Origin:
+    """Where an examination's questions come from."""
 
-    label: str
     file: str  # a path, or the name of one that comes with curate
     data: str | None
     shots: int | None
     limit: int | None
     seed: int  # of sampled answers
+
+    def task(self) -> LocalTask:
+        """The task with the number of examples that the recipe wants."""
+        task = read_task(self.file)
+        return task if self.shots is None else replace(task, file=task.file.model_copy(update={"num_fewshot": self.shots}))
+
+
+@dataclass(frozen=True)
+class FileExamination:
+    """A task file with its data; what decides the scores is the digest of all that is asked and of what is right, and how answers are graded."""
+
+    label: str
     metric: str
     higher_is_better: bool
+    origin: Origin
     graded_by: str  # the task's fields as JSON
-    asked: str = ""
+    asked: str  # the digest of questions, in tokens, and of right answers
     inputs: tuple[str, ...] = ()
 
     def identity(self) -> dict[str, Any]:
         """What of it decides the scores."""
-        return {"label": self.label, "graded_by": self.graded_by, "asked": self.asked, "seed": self.seed}
+        return {"label": self.label, "graded_by": self.graded_by, "asked": self.asked, "seed": self.origin.seed}
 
     def ask(self, model: LanguageModel, handle: ModelHandle) -> Graded:
         """Every question, asked of this model and graded by the task's first metric."""
-        exam = in_tokens(self, handle)
-        engine = Engine(model)
-        said = exam.ask(engine, Ledger(), {"model": None, "weights": None, "engine": None, "press": None, "versions": None})
-        graded = [values(exam.task, asked.question, outcome) for asked, outcome in zip(exam.asked, said, strict=True)]
-        scores = np.array([next(iter(found.values())).value for found in graded], np.float64)
-        records = [
-            {
-                "id": asked.question.id,
-                "prompt": asked.question.context,
-                "targets": list(asked.question.targets),
-                "loglikelihoods": dict(zip(asked.question.choices, outcome.loglikelihoods, strict=False)) or list(outcome.loglikelihoods),
-                "generation": list(outcome.responses),
-                "score": float(score),
-                "metrics": {name: value.value for name, value in found.items()},
-                "tokens": [len(one.continuation) for one in asked.sent],
-            }
-            for asked, outcome, score, found in zip(exam.asked, said, scores, graded, strict=True)
-        ]
+        with about(f"evaluation {self.label}"):
+            exam = in_tokens(self.origin, handle)
+            if _asked(exam) != self.asked:
+                raise IntegrityError(f"{self.origin.file} or its data changed while the experiment ran; run the same command again")
+            engine = Engine(model)
+            said = exam.ask(engine, Ledger(), _UNKNOWN)
+        graded = [values(exam.task, asked.question, reply) for asked, reply in zip(exam.asked, said, strict=True)]
+        records = [record(asked.question, reply, found) for asked, reply, found in zip(exam.asked, said, graded, strict=True)]
+        scores = np.array([one["score"] for one in records], np.float64)
         evaluation = Evaluation(self.label, self.metric, np.array([asked.question.id for asked in exam.asked]), scores)
         return Graded(evaluation, records, engine.forward_tokens, engine.asked_tokens, engine.peak_bytes, engine.unshared)
 
@@ -70,24 +76,42 @@ def examine_file(entry: Evaluate, label: str, folder: Path, handle: ModelHandle)
     """The evaluation that an entry of the recipe with a task file describes; all its questions are built and tokenised once, to find now what is wrong."""
     if not isinstance(entry.task, TaskFileName):
         raise TypeError("the entry has no task file")
-    local = folder / entry.task.file
-    name = str(local) if local.is_file() or "/" in entry.task.file or entry.task.file.endswith((".yaml", ".yml")) else entry.task.file
     data = str((folder / str(entry.data[0].path)).absolute()) if entry.data else None
-    task = read_task(name).file
-    first = task.metrics[0]
-    if first.how != "mean":
-        raise ConfigError(f"evaluation {label}: its first metric, {first.metric}, is no mean over items, which arms are compared by; put acc first")
-    made = FileExamination(
-        label, name, data, entry.shots, entry.limit, entry.seed, first.metric, first.metric not in LOWER_IS_BETTER, task.model_dump_json(exclude={"data"})
-    )
-    return replace(made, asked=in_tokens(made, handle).digest)
+    origin = Origin(_located(entry.task, folder), data, entry.shots, entry.limit, entry.seed)
+    with about(f"evaluation {label}"):
+        task = origin.task()
+        metric, higher = _first_metric(task)
+        exam = in_tokens(origin, handle)
+    if len(exam.asked) < 2:
+        raise DataError(f"evaluation {label}: it asks a single question, and arms are compared over two or more; raise limit, or give it more data")
+    return FileExamination(label, metric, higher, origin, task.file.model_dump_json(exclude={"data"}), _asked(exam))
 
 
 @lru_cache(maxsize=8)
-def in_tokens(examination: FileExamination, handle: ModelHandle) -> Exam:
+def in_tokens(origin: Origin, handle: ModelHandle) -> Exam:
     """The exam in the model's tokens, once per process."""
-    task = read_task(examination.file)
-    if examination.shots is not None:
-        task = replace(task, file=task.file.model_copy(update={"num_fewshot": examination.shots}))
-    questions = build_questions(task, examination.data, limit=examination.limit)
-    return prepare(questions, HarnessTokens(load_tokenizer(handle), handle.max_length), examination.seed)
+    questions = build_questions(origin.task(), origin.data, limit=origin.limit)
+    return prepare(questions, HarnessTokens(load_tokenizer(handle), handle.max_length), origin.seed)
+
+
+def _located(task: TaskFileName, folder: Path) -> str:
+    """A path from the recipe's folder, or the name of a task that comes with curate."""
+    local = folder / task.file
+    return str(local) if local.is_file() or "/" in task.file or task.file.endswith((".yaml", ".yml")) else task.file
+
+
+def _first_metric(task: LocalTask) -> tuple[str, bool]:
+    """The metric that arms are compared by, and whether more of it is better; ConfigError for one that is no mean over items."""
+    first = task.file.metrics[0]
+    if first.how != "mean":
+        instead = "list acc first" if task.file.output_type == "loglikelihood" else "evaluate by `task: likelihood` on the same texts"
+        raise ConfigError(f"its first metric, {first.metric}, is no mean over items, which arms are compared by; {instead}")
+    if first.metric in LOWER_IS_BETTER:
+        return "log-likelihood", True  # which is what the mean of a perplexity's items is
+    return f"pass@{first.k[0]}" if first.metric == "pass@k" else first.metric, True
+
+
+def _asked(exam: Exam) -> str:
+    """The digest of what is asked and of what is right: a mended answer in the data is another examination."""
+    right = [[asked.question.id, list(asked.question.choices), list(asked.question.targets)] for asked in exam.asked]
+    return digest(canonical([exam.digest, right]))

@@ -211,6 +211,7 @@ def _warnings(recipe: Recipe, experiment: Experiment) -> list[str]:
     pool, target = opened(experiment.pool.path).ids, opened(experiment.target.path).ids
     for examination in experiment.examinations:
         if isinstance(examination, FileExamination):
+            warnings.append(f"items of {examination.label} come from a task file and were compared with neither the pool nor the target")
             continue
         everything = opened(examination.items).ids
         items = everything[list(examination.rows)]

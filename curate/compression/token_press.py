@@ -1,13 +1,13 @@
 """A press put together from an importance, an allocator and an action; published methods are this with their own parts as defaults."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 
 from curate.compression.actions.evict import Evict
 from curate.compression.allocators.uniform import Uniform
-from curate.compression.parts import AnyAction, AnyAllocator, AnyImportance
+from curate.compression.parts import AnyAction, AnyAllocator, AnyImportance, Importance
 from curate.interfaces import Press, State
 
 if TYPE_CHECKING:
@@ -50,10 +50,35 @@ class TokenPress(Press):
         return Memory(stores, len(prefix))
 
     def calibrate(self, model: "LanguageModel", texts: Sequence[Sequence[int]], seed: int) -> State | None:
-        found: dict[str, Any] = {}
-        for part in (self.importance, self.allocator):
-            found |= part.calibrate(model, texts, seed) or {}
-        return found or None
+        """What the importance and the allocator found; an allocator that calibrates by the same importance is told, so that nothing is measured twice."""
+        known = self.importance.calibrate(model, texts, seed) or {}
+        allocator = self.allocator
+        if known and getattr(allocator, "importance", None) == self.importance:
+            allocator = allocator.model_copy(update={"importance": Calibrated.of(self.importance, known)})
+        return {**known, **(allocator.calibrate(model, texts, seed) or {})} or None
+
+
+class Calibrated(Importance):
+    """An importance whose calibration was made: asked for it, it gives what was found."""
+
+    importance: AnyImportance
+    _found: State = PrivateAttr(default_factory=dict)
+
+    @classmethod
+    def of(cls, importance: Importance, found: State) -> "Calibrated":
+        """This importance with what its calibration found."""
+        made = cls(name=importance.name, importance=importance)
+        made._found = found
+        return made
+
+    def score(self, prefix: "Prefix") -> "list[Tensor]":
+        return self.importance.score(prefix)
+
+    def protected(self, prefix: "Prefix") -> "Tensor":
+        return self.importance.protected(prefix)
+
+    def calibrate(self, model: "LanguageModel", texts: Sequence[Sequence[int]], seed: int) -> State:
+        return self._found
 
 
 def budget_of(keep: float, tokens: int | None, n: int) -> int:

@@ -82,7 +82,7 @@ def summarise(task: TaskFile, found: Sequence[Mapping[str, Value]]) -> dict[str,
         base = name.partition(",")[0]
         metric = by_name["pass@k"] if base.startswith("pass@") else next(one for one in task.metrics if one.metric == base)
         value, error = _aggregate(metric, np.array([one[name] for one in found], np.float64))
-        summaries[name] = Summary(value, error, len(found), metric.metric not in LOWER_IS_BETTER)
+        summaries[name] = Summary(value, error, len(found), metric.metric not in LOWER_IS_BETTER or metric.how == "mean")
     return summaries
 
 

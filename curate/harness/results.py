@@ -9,7 +9,7 @@ class MetricFound(Config):
     """A metric of a variant on a task; the standard error is that of the mean over items, absent for a single item."""
 
     name: str
-    value: float
+    value: float | None  # absent where it is too large for a number
     standard_error: float | None
     higher_is_better: bool
 
@@ -20,15 +20,16 @@ class Examined(Config):
     variant: str
     task: str
     version: str
+    exact: bool  # whether no press was used
     items: int
     metrics: list[MetricFound]
-    empty: int  # items without an answer, which count as wrong
+    empty: int  # generated answers without a character, which count as wrong
     forward_tokens: int  # computed now: nothing for answers that the ledger had
     tokens_without_sharing: int
-    cache_bytes: int
-    compressed_tokens: int
+    cache_bytes: int | None  # absent for activated adapters, which have the base's
+    compressed_tokens: int  # of the prompts, whose keys and values go through the press
     seconds: float
-    unshared: str  # why requests ran one by one, if they did
+    unshared: str  # why requests ran one by one, if they did now
 
 
 class Trust(Config):
@@ -42,6 +43,8 @@ class Trust(Config):
     kendall_tau: float | None
     sign_agreement: float | None
     passed: bool
+    doubts: list[str]  # why it did not pass
+    forward_tokens: int  # of the exact run, beside those of the lossy one
 
 
 class Evaluated(Config):

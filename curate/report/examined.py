@@ -1,88 +1,143 @@
 """An evaluation of models as tables in the terminal."""
 
+from collections.abc import Iterator, Sequence
+from typing import Any
+
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from curate.harness.results import Evaluated, Examined, MetricFound, Trust
-from curate.report.wording import PLUS_MINUS, visible
+from curate.report.wording import PLUS_MINUS, size, visible
+
+_GAP = 2  # characters between columns
+Column = list[str]  # a heading, and a cell per row
+_FIRST_N = "fewshot_config: {sampler: first_n} gives all questions the same examples"
 
 
 def print_evaluated(found: Evaluated, console: Console) -> None:
-    """Per task: every variant's metrics, then what they cost; where a press was used, how far it is from the exact engine."""
-    plus = PLUS_MINUS if _shows(console, PLUS_MINUS) else "+-"
+    """Per task: every variant's metrics and what they cost; where a press was used, how far it is from the exact engine."""
     for task in dict.fromkeys(one.task for one in found.examined):
-        console.print(_scores([one for one in found.examined if one.task == task], plus))
-    console.print(_costs(found.examined))
+        rows = [one for one in found.examined if one.task == task]
+        console.print(_text(_title(rows[0], found.press), console, "bold"))
+        for table in _scores(rows, pressed=found.press is not None, console=console):
+            console.print(table)
     if found.press:
-        fields = ", ".join(f"{name} {value}" for name, value in found.press.items() if isinstance(value, int | float) and name != "name")
-        console.print(Text(f"press: {found.press['name']} ({fields}); its scores are not exact", style="yellow"))
-        console.print(_trust(found.trust))
+        console.print(_text("the press against the exact engine, on the first items", console, "bold"))
+        console.print(_trust(found.trust, console))
+        console.print(_text(f"press: {_fields(found.press)}; its scores are not exact", console, "yellow"))
+    for one in found.trust:
+        if not one.passed:
+            console.print(_text(f"{one.task}: do not rank variants by these scores: {'; '.join(one.doubts)}", console, "bold red"))
     for line in [*found.notes, *_warnings(found)]:
-        console.print(Text(f"note: {visible(line)}", style="yellow"))
+        console.print(_text(f"note: {line}", console, "yellow"))
 
 
-def _shows(console: Console, text: str) -> bool:
-    try:
-        text.encode(console.encoding)
-    except UnicodeEncodeError:
-        return False
-    return True
+def _title(first: Examined, press: dict[str, Any] | None) -> str:
+    """`boolq, 3,270 items, version 1, through snapkv: not exact`."""
+    version = [f"version {first.version}"] if first.version else []
+    items = f"{first.items:,} item{'s' if first.items != 1 else ''}"
+    return ", ".join([first.task, items, *version, *([f"through {press['name']}: not exact"] if press else [])])
 
 
-def _scores(rows: list[Examined], plus: str) -> Table:
-    first = rows[0]
-    version = f" (version {first.version})" if first.version else ""
-    table = Table(box=box.SIMPLE_HEAD, title=f"{visible(first.task)}{version}, {first.items} items", title_justify="left")
-    table.add_column("variant")
-    for metric in first.metrics:
-        table.add_column(f"{metric.name}{'' if metric.higher_is_better else ' (lower is better)'}", justify="right")
-    empty = any(one.empty for one in rows)
-    if empty:
-        table.add_column("empty answers", justify="right")
-    for one in rows:
-        table.add_row(visible(one.variant), *(_metric(metric, plus) for metric in one.metrics), *([str(one.empty)] if empty else []))
-    return table
+def _scores(rows: Sequence[Examined], *, pressed: bool, console: Console) -> Iterator[Table]:
+    """Metrics, then costs; as many side by side as the width allows."""
+    blocks = [[[_heading(metric), *(_value(one.metrics[number]) for one in rows)]] for number, metric in enumerate(rows[0].metrics)]
+    if any(one.empty for one in rows):
+        blocks.append([["empty\nanswers", *(f"{one.empty:,}" for one in rows)]])
+    blocks.append(_costs(rows, pressed))
+    names = [visible(one.variant) for one in rows]
+    taken = min(max(map(cell_len, ["variant", *names])), console.width // 2) + _GAP
+    for columns in _packed(blocks, console.width - taken):
+        table = _table(["variant", *(column[0] for column in columns)], console)
+        for row, name in enumerate(names, 1):
+            table.add_row(*(_text(cell, console) for cell in (name, *(column[row] for column in columns))))
+        yield table
 
 
-def _costs(rows: list[Examined]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, title="cost; answers that were known before cost nothing", title_justify="left")
-    for column in ("task", "variant"):
-        table.add_column(column)
-    for column in ("tokens computed", "without sharing", "stored keys", "seconds"):
-        table.add_column(column, justify="right")
-    for one in rows:
-        cost = (f"{one.forward_tokens:,}", f"{one.tokens_without_sharing:,}", _bytes(one.cache_bytes), f"{one.seconds:.1f}")
-        table.add_row(visible(one.task), visible(one.variant), *cost)
-    return table
+def _costs(rows: Sequence[Examined], pressed: bool) -> list[Column]:
+    stored = ["-" if one.cache_bytes is None else size(one.cache_bytes) if one.cache_bytes else "0" for one in rows]
+    return [
+        ["tokens\ncomputed", *(f"{one.forward_tokens:,}" for one in rows)],
+        ["without\nsharing", *(f"{one.tokens_without_sharing:,}" for one in rows)],
+        ["stored\nkeys", *stored],
+        *([["through\nthe press", *(f"{one.compressed_tokens:,}" for one in rows)]] if pressed else []),
+        ["seconds", *(f"{one.seconds:,.1f}" for one in rows)],
+    ]
 
 
-def _metric(metric: MetricFound, plus: str) -> str:
-    if metric.standard_error is None:
-        return f"{metric.value:.4f}"
-    return f"{metric.value:.4f} {plus} {metric.standard_error:.4f}"
+def _heading(metric: MetricFound) -> str:
+    return metric.name.replace(",", ",\n") + ("" if metric.higher_is_better else "\nlower is better")
 
 
-def _bytes(count: int) -> str:
-    power = next((power for power in range(3) if count < 1024 ** (power + 1)), 3)
-    return f"{count / 1024**power:.{0 if power == 0 else 1}f} {('B', 'KiB', 'MiB', 'GiB')[power]}"
+def _value(metric: MetricFound) -> str:
+    if metric.value is None:
+        return "too large"
+    shown = _number(metric.value)
+    return shown if metric.standard_error is None else f"{shown} {PLUS_MINUS} {_number(metric.standard_error)}"
 
 
-def _trust(rows: list[Trust]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, title="the press against the exact engine, on the first items", title_justify="left")
-    for column in ("task", "items", "same answer", "off by, nats", "KL, nats", "tau", "same sign", ""):
-        table.add_column(column, justify="left" if column in ("task", "") else "right")
+def _number(value: float) -> str:
+    return f"{value:.4f}" if abs(value) < 1000 else f"{value:.4g}"
+
+
+def _trust(rows: Sequence[Trust], console: Console) -> Table:
+    table = _table(["task", "items", "same\nanswer", "off by,\nnats", "KL,\nnats", "rank\ntau", "same\nsign", "exact\ntokens", ""], console)
     for one in rows:
         measured = (one.loglikelihood_error, one.divergence, one.kendall_tau, one.sign_agreement)
         cells = ["-" if value is None else f"{value:.4f}" for value in measured]
-        table.add_row(visible(one.task), str(one.items), f"{one.agreement:.1%}", *cells, "passes" if one.passed else "fails: rank no variants by it")
+        verdict = "passes" if one.passed else "fails"
+        cells = [one.task, f"{one.items:,}", f"{one.agreement:.1%}", *cells, f"{one.forward_tokens:,}", verdict]
+        table.add_row(*(_text(cell, console) for cell in cells))
     return table
 
 
+def _fields(press: dict[str, Any]) -> str:
+    """`snapkv, keep 0.5, importance window`: the press's own fields, and its parts by name."""
+    shown = {name: value["name"] if isinstance(value, dict) else value for name, value in press.items() if name != "name" and value is not None}
+    return ", ".join([press["name"], *(f"{name} {value}" for name, value in shown.items())])
+
+
 def _warnings(found: Evaluated) -> list[str]:
-    lines = {f"{one.task}: requests ran one by one, for {one.unshared}" for one in found.examined if one.unshared}
+    lines = {f"{one.task}: requests ran one by one: {one.unshared}" for one in found.examined if one.unshared}
+    lines |= {f"{one.task}: empty answers count as wrong" for one in found.examined if one.empty}
+    if any(not one.forward_tokens for one in found.examined):
+        lines.add("answers that were known before cost nothing")
     if found.press:
-        untouched = [one.task for one in found.examined if one.forward_tokens and not one.compressed_tokens]
-        lines |= {f"{task}: nothing was compressed, for its items share no prefix" for task in untouched}
+        untouched = {one.task for one in found.examined if not one.compressed_tokens}
+        lines |= {f"{task}: nothing was compressed, for no two requests begin alike, so the scores are exact; {_FIRST_N}" for task in untouched}
     return sorted(lines)
+
+
+def _table(headings: Sequence[str], console: Console) -> Table:
+    """Empty; the first column holds names, which are folded where they are long, the others numbers, which are not."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, _GAP - 1, 0, 0), safe_box=True)
+    for number, heading in enumerate(headings):
+        title = Text("\n").join(_text(line, console) for line in heading.split("\n"))
+        table.add_column(title, justify="right" if number else "left", overflow="fold", no_wrap=number > 0)
+    return table
+
+
+def _packed(blocks: Sequence[list[Column]], room: int) -> Iterator[list[Column]]:
+    """The columns of consecutive blocks, as many blocks at a time as fit, at least one."""
+    part: list[Column] = []
+    used = 0
+    for block in blocks:
+        width = sum(max(cell_len(line) for cell in column for line in cell.split("\n")) + _GAP for column in block)
+        if part and used + width > room:
+            yield part
+            part, used = [], 0
+        part += block
+        used += width
+    if part:
+        yield part
+
+
+def _text(text: str, console: Console, style: str = "") -> Text:
+    """Neither markup nor control characters, and nothing that the terminal's encoding lacks."""
+    plain = visible(text)
+    if PLUS_MINUS.encode(console.encoding, "ignore") == b"":
+        plain = plain.replace(PLUS_MINUS, "+-")
+    return Text(plain.encode(console.encoding, "backslashreplace").decode(console.encoding), style=style)

@@ -1,0 +1,46 @@
+"""Whether a press is to be trusted: lossy answers against exact ones on the first questions of a task, over all variants."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import numpy as np
+
+from curate.harness.exam import Exam, choices_of
+from curate.harness.metrics import Value
+from curate.harness.results import Trust
+from curate.inference.fidelity import Fidelity, Gate, of_answers, of_choices
+from curate.pipelines.ask_variants import Said, finite
+
+
+def trust(exam: Exam, exact: Sequence[Said], lossy: Sequence[Said]) -> Trust:
+    """The exact run of every variant on the exam, which has the first questions alone, against the lossy run of each on at least these."""
+    n = len(exam.asked)
+    scores = [[np.array([_score(graded) for graded in said.graded[:n]]) for said in several] for several in (exact, lossy)]
+    if exam.generates:
+        answers = [[["\0".join(reply.responses) for reply in said.replies[:n]] for said in several] for several in (exact, lossy)]
+        found = of_answers(answers[0], answers[1], scores[0], scores[1])
+    else:
+        pairs = [[zip(exam.asked, said.replies[:n], strict=True) for said in several] for several in (exact, lossy)]
+        nats = [[[choices_of(asked.question, reply) for asked, reply in pair] for pair in several] for several in pairs]
+        found = of_choices(nats[0], nats[1], scores[0], scores[1])
+    doubts = doubts_of(found, Gate())
+    measured = {name: finite(value) for name, value in asdict(found).items() if name not in ("items", "agreement")}
+    tokens = sum(said.record.forward_tokens for said in exact)
+    return Trust(task=exam.name, items=found.items, agreement=float(found.agreement), passed=not doubts, doubts=doubts, forward_tokens=tokens, **measured)
+
+
+def doubts_of(found: Fidelity, gate: Gate) -> list[str]:
+    """Why the lossy numbers may not stand for the exact ones; nothing where they may."""
+    doubts = []
+    if not found.agreement >= gate.agreement:
+        doubts.append(f"{found.agreement:.1%} of answers are the same, and {gate.agreement:.0%} are asked for")
+    if found.kendall_tau < gate.kendall_tau:
+        doubts.append(f"Kendall's tau of the variants' ranking is {found.kendall_tau:.2f}, and {gate.kendall_tau} is asked for")
+    if np.isnan(found.kendall_tau) and found.sign_agreement < 1:
+        doubts.append("variants that are equal in the exact run are not in the lossy one, or the other way round")
+    return doubts
+
+
+def _score(graded: dict[str, Value]) -> float:
+    """What variants are ranked by: the task's accuracy, or else its first metric."""
+    return graded.get("acc", next(iter(graded.values()))).value
