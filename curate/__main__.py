@@ -19,6 +19,9 @@ def main() -> None:
             raise
         print(error if isinstance(error, Interrupted) else f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except KeyboardInterrupt:  # outside of what a command does: while it loads, or on its way out
+        print("interrupted: everything finished so far is kept; run the same command again to go on", file=sys.stderr)
+        sys.exit(Interrupted.exit_code)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)

@@ -32,9 +32,19 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return place
 
 
+OTHERS: set[str] = set()
+
+
+@pytest.fixture(autouse=True)
+def others() -> None:
+    """Processes of earlier tests, such as a resource tracker's."""
+    OTHERS.clear()
+    OTHERS.update(children())
+
+
 def children() -> set[str]:
-    """The processes that this one has started and not reaped."""
-    return {pid for path in glob.glob("/proc/self/task/*/children") for pid in Path(path).read_text().split()}
+    """The processes that this one has started since the test began, and not reaped."""
+    return {pid for path in glob.glob("/proc/self/task/*/children") for pid in Path(path).read_text().split()} - OTHERS
 
 
 def test_a_right_program_passes_and_a_wrong_one_fails_at_the_test_that_says_so() -> None:

@@ -125,5 +125,5 @@ def test_a_model_that_cannot_share_prefixes_is_refused_with_the_reason(tmp_path:
     bloom = t.BloomForCausalLM(t.BloomConfig(vocab_size=97, hidden_size=64, n_layer=2, n_head=4)).eval()
     base = LanguageModel(bloom, random_model().tokenizer, "cpu", {})
     variants = Variants(base, {"a": save_adapter(tmp_path / "a")})
-    with pytest.raises(ModelError, match="cannot share what they begin with: .*can be evaluated one by one, with `using`"):
+    with pytest.raises(ModelError, match="cannot share what they begin with: .*evaluate ordinary adapters one by one, with `using`"):
         score_mixed(variants, [None, "a"], plan_scoring([[3, 4]], [[[5]]]))
