@@ -148,7 +148,8 @@ def test_an_interrupted_run_says_so_and_goes_on(recipe: Path, tmp_path: Path) ->
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
-    assert process.returncode == 130, said
+    # A shell says 130 of both: Python ends by the signal itself where it struck inside a library's `exec` of a text, handled or not.
+    assert process.returncode in (130, -signal.SIGINT), said
     assert said.splitlines()[-1].startswith("interrupted: everything finished so far is kept")
     assert "Traceback" not in said
     assert subprocess.run(command, capture_output=True, timeout=600, check=False).returncode == 0
