@@ -17,7 +17,7 @@ from curate.harness.results import Evaluated
 from curate.harness.tokens import HarnessTokens
 from curate.inference.activated_plan import invocation_start
 from curate.inference.ledger import Ledger, open_ledger
-from curate.inference.probe import longest, unfit
+from curate.inference.probe import alone_because
 from curate.inference.variants import Variants
 from curate.interfaces import Press
 from curate.model import LanguageModel, ModelHandle, fresh, load_tokenizer, resolve
@@ -176,16 +176,9 @@ def _ledger(store: Path, model: dict[str, Any]) -> Iterator[Ledger]:
 
 def _calibration(wanted: Wanted, base: LanguageModel, exams: Sequence[Exam], identity: dict[str, Any], say: Say) -> Calibration:
     """What the press needs to know of the base model, from the texts that are asked; ModelError where no press works on it."""
-    import torch
-
     if wanted.press is None:
         return Calibration()
-    window, most = longest(base), max(exam.longest for exam in exams)
-    if window is not None and most > window:
-        why = f"requests of up to {most} tokens are longer than the window of {window} that some of its layers attend to"
-    else:
-        with torch.inference_mode():
-            why = unfit(base)
+    why = alone_because(base, max(exam.longest for exam in exams))
     if why:
         raise ModelError(f"{wanted.model.path} cannot be run through a press: {why}; leave --press out, and its requests run one by one")
     say(f"calibrating {wanted.press.name}, unless it was before")

@@ -24,7 +24,7 @@ from curate.inference.decoding import Prompts
 from curate.inference.generation import gathered
 from curate.inference.passes import Pass, attend_path, forward
 from curate.inference.plan import DEFAULT, Layout, PackedRow, Plan, Stage
-from curate.inference.scoring import Scored, ScoringRun, packed_tensors
+from curate.inference.scoring import Scored, ScoringRun, longest_request, packed_tensors
 from curate.inference.stores import Memory, Plain
 from curate.inference.variants import Variants
 from curate.model import micro_batches
@@ -53,7 +53,7 @@ def score_activated(
     if plain is not None:
         raise ModelError(f"{plain} is no activated adapter: it changes the prefix too, which cannot be shared; score it with `using` or score_mixed")
     requests = list(zip(contexts, continuations, strict=True))
-    variants.check_sharing(max((len(context) + len(k) for context, ks in requests for k in ks), default=0))
+    variants.check_sharing(longest_request(requests))
     made = plan_activated(requests, [variants.invocation(name) for name in asked], layout)
     with torch.inference_mode(), ours(variants.base.model), variants.together([None]):
         run = _Run(variants, asked, made, layout.batch)

@@ -9,6 +9,7 @@ import contextlib
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -27,8 +28,8 @@ from curate.inference.own_attention import Answering, score
 from curate.inference.passes import logits_of
 from curate.inference.plan import Layout
 from curate.inference.prefill import prefilled
-from curate.inference.probe import longest, unfit
-from curate.inference.scoring import Scored, ScoringPlan, ScoringRun, plan_scoring
+from curate.inference.probe import alone_because
+from curate.inference.scoring import Compress, Scored, ScoringPlan, ScoringRun, plan_scoring
 from curate.inference.stops import Stops
 from curate.inference.stores import Memory
 from curate.interfaces import Press, State
@@ -64,7 +65,6 @@ class Engine:
     peak_bytes: int = field(default=0, init=False)  # of stored keys and values
     compressed_tokens: int = field(default=0, init=False)  # whose keys and values went through the press
     unshared: str = field(default="", init=False)  # why requests were run one by one, if they were
-    _probed: str | None = field(default=None, init=False)
 
     @property
     def layout(self) -> Layout:
@@ -84,11 +84,11 @@ class Engine:
         """For each context's continuations: log-likelihood, that of every token, and whether greedy decoding would give it."""
         self.asked_tokens += wanted.asked_tokens
         with torch.inference_mode():
-            if self._alone(max((len(context) + len(k) for context, ks in wanted.requests for k in ks), default=0)):
+            if self._alone(wanted.longest):
                 self.forward_tokens += wanted.asked_tokens
                 return [[score(self.model, context, continuation) for continuation in several] for context, several in wanted.requests]
             with ours(self.model.model):
-                run = ScoringRun(self.model, wanted, self._compress if self.press else None)
+                run = ScoringRun(self.model, wanted, self._compress())
                 found = run.results()
         self.forward_tokens += wanted.plan.tokens
         self.peak_bytes = max(self.peak_bytes, run.peak_bytes)
@@ -113,10 +113,10 @@ class Engine:
         alone = self._alone(max((len(prompt) + growing.max_tokens for prompt in wanted.prompts), default=0))
         with contextlib.nullcontext() if alone else ours(self.model.model):
             if not alone and (self.press is None or self.covers == "prefix"):
-                found = GenerationRun(self.model, wanted, growing, self._compress if self.press else None).run()
+                found = GenerationRun(self.model, wanted, growing, self._compress()).run()
                 self._count(wanted.plan.tokens, growing.decoded_tokens)
                 return found
-            answers = self._by_itself if alone else self._pressed
+            answers = self._by_itself if alone or self.press is None else partial(self._pressed, self.press)
             results: dict[int, list[int]] = {}
             for prompt, asked in zip(wanted.prompts, wanted.asked, strict=True):
                 results |= dict(zip(asked, answers(growing, prompt, np.asarray(asked, np.int64)), strict=True))
@@ -135,13 +135,11 @@ class Engine:
         self._count(len(prompt) * len(asked), sum(map(len, found)))
         return found
 
-    def _pressed(self, growing: Growing, prompt: Tokens, asked: Integers) -> list[list[int]]:
+    def _pressed(self, press: Press, growing: Growing, prompt: Tokens, asked: Integers) -> list[list[int]]:
         """Answers to a prompt whose keys and values were compressed; the first token is still exact, for the prefill is."""
-        if self.press is None:
-            raise RuntimeError("there is no press")
-        prefix, memory, hidden = self._compressed(prompt)
+        prefix, memory, hidden = self._compressed(press, prompt)
         before, logits = growing.decoded_tokens, logits_of(self.model, hidden[-1:])
-        caches = [self.press.decoder(prefix, layer) for layer in range(len(prefix.layers))] if prefix is not None else []
+        caches = [press.decoder(prefix, layer) for layer in range(len(prefix.layers))] if prefix is not None else []
         forgetting = [cache for cache in caches if cache is not None]
         if forgetting:
             found = []
@@ -160,24 +158,18 @@ class Engine:
 
     def _alone(self, tokens: int) -> bool:
         """Whether requests of up to so many tokens have to be run one by one."""
-        most = longest(self.model)
-        if most is not None and tokens > most:
-            self.unshared = f"requests of up to {tokens} tokens are longer than the window of {most} that some of its layers attend to"
-            return True
-        if self._probed is None:
-            self._probed = unfit(self.model)
-        self.unshared = self._probed
+        self.unshared = alone_because(self.model, tokens)
         return bool(self.unshared)
 
-    def _compress(self, tokens: Tokens) -> tuple[Memory, Tensor]:
-        return self._compressed(tokens)[1:]
+    def _compress(self) -> Compress | None:
+        """What the press makes of a stretch that begins at position 0."""
+        press = self.press
+        return None if press is None else lambda tokens: self._compressed(press, tokens)[1:]
 
-    def _compressed(self, tokens: Tokens) -> tuple[Prefix | None, Memory, Tensor]:
+    def _compressed(self, press: Press, tokens: Tokens) -> tuple[Prefix | None, Memory, Tensor]:
         """(the exact prefix, what the press keeps of it, the last hidden states); no prefix where the press prefills in its own way."""
-        if self.press is None:
-            raise RuntimeError("there is no press")
         self.compressed_tokens += len(tokens)
-        if isinstance(self.press, Prefills):
-            return None, *self.press.prefill(self.model, tokens)
-        prefix, hidden = prefilled(self.model, tokens, inputs=self.press.reads_inputs, state=self.state)
-        return prefix, self.press.compress(prefix), hidden
+        if isinstance(press, Prefills):
+            return None, *press.prefill(self.model, tokens)
+        prefix, hidden = prefilled(self.model, tokens, inputs=press.reads_inputs, state=self.state)
+        return prefix, press.compress(prefix), hidden

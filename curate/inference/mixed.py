@@ -35,7 +35,7 @@ def score_mixed(variants: Variants, names: Sequence[str | None], plan: ScoringPl
     for name in plans:
         if variants.invocation(name) or not variants.mixes(name):
             raise ModelError(f"{name} is an {'activated' if variants.mixes(name) else 'DoRA'} adapter, whose rows cannot be mixed with others; score it alone")
-    variants.check_sharing(max((len(context) + len(k) for wanted in plans.values() for context, ks in wanted.requests for k in ks), default=0))
+    variants.check_sharing(max((wanted.longest for wanted in plans.values()), default=0))
     asked = list(plans)
     results: Results = {}
     with torch.inference_mode(), ours(variants.base.model):

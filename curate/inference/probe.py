@@ -1,16 +1,21 @@
 """Whether the shared engine computes a model exactly: tried on the model itself, against its own attention, before it is trusted."""
 
+from weakref import WeakKeyDictionary
+
 import numpy as np
 import torch
+from torch import nn
 
 from curate.inference.attention import ours
 from curate.inference.own_attention import score
 from curate.inference.passes import Pass, forward
 from curate.inference.plan import Layout
 from curate.inference.scoring import ScoringRun, plan_scoring
-from curate.model import LanguageModel
+from curate.model import LanguageModel, decoder_of
 
 _ALLOWED = {torch.float32: 1e-4, torch.float64: 1e-8}  # nats per token, relative to 1 + |log-likelihood|; 16-bit numbers have 0.1
+
+_VERDICTS: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
 
 
 def longest(model: LanguageModel) -> int | None:
@@ -20,6 +25,18 @@ def longest(model: LanguageModel) -> int | None:
     bounded = kinds is None or any("sliding" in kind or "chunked" in kind for kind in kinds)
     windows = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
     return min((int(window) for window in windows if window), default=None) if bounded else None
+
+
+def alone_because(model: LanguageModel, tokens: int) -> str:
+    """Why requests of up to so many tokens of this model have to run one by one; empty where they can share prefixes. Each model is probed once."""
+    most = longest(model)
+    if most is not None and tokens > most:
+        return f"requests of up to {tokens} tokens are longer than the window of {most} that some of its layers attend to"
+    decoder = decoder_of(model.model)  # the same whatever adapters are put into it
+    if decoder not in _VERDICTS:
+        with torch.inference_mode():
+            _VERDICTS[decoder] = unfit(model)
+    return _VERDICTS[decoder]
 
 
 def unfit(model: LanguageModel) -> str:

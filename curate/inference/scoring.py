@@ -1,7 +1,7 @@
 """Log-probabilities of chosen tokens after chosen contexts, each position computed once, in float32, without a logit that nobody reads."""
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,6 +43,11 @@ class ScoringPlan:
     slots: int
     asked_tokens: int  # what a run without sharing computes
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest request."""
+        return longest_request(self.requests)
+
 
 @dataclass(frozen=True)
 class Scored:
@@ -51,6 +56,11 @@ class Scored:
     loglikelihood: float
     tokens: NDArray[np.float64]
     greedy: bool
+
+
+def longest_request(requests: Iterable[tuple[Tokens, Sequence[Tokens]]]) -> int:
+    """Tokens of the longest context with one of its continuations."""
+    return max((len(context) + len(continuation) for context, several in requests for continuation in several), default=0)
 
 
 def plan_scoring(contexts: Sequence[Tokens], continuations: Sequence[Sequence[Tokens]], layout: Layout = DEFAULT) -> ScoringPlan:

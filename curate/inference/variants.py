@@ -15,7 +15,7 @@ from torch import Tensor
 
 from curate.errors import IntegrityError, ModelError
 from curate.inference.adapter_folder import adapter_folder
-from curate.inference.probe import longest, unfit
+from curate.inference.probe import alone_because
 from curate.model import LanguageModel
 from curate.settings import Lora
 
@@ -42,7 +42,6 @@ class Variants:
         self._inside: list[str] = []  # adapters in the model, the one that was used longest ago first
         self._held: list[str] = []  # adapters of the uses that have not ended
         self._active: str | None = None
-        self._unfit: str | None = None  # why the base's requests cannot share what they begin with, once it was tried
 
     @property
     def names(self) -> list[str]:
@@ -111,12 +110,8 @@ class Variants:
 
     def check_sharing(self, tokens: int) -> None:
         """ModelError if requests of up to so many tokens cannot share what they begin with on this base."""
-        most = longest(self.base)
-        why = f"{tokens} tokens are more than the window of {most}" if most is not None and tokens > most else ""
-        if not why and self._unfit is None:
-            with torch.inference_mode(), self.together([None]):
-                self._unfit = unfit(self.base)
-        why = why or self._unfit or ""
+        with self.together([None]):
+            why = alone_because(self.base, tokens)
         if why:
             raise ModelError(f"this base model's requests cannot share what they begin with: {why}; evaluate ordinary adapters one by one, with `using`")
 

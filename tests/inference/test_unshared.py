@@ -88,3 +88,15 @@ def test_learned_positions_are_shared_too() -> None:
     engine = Engine(model)
     assert_exact(model, engine)
     assert engine.unshared == ""
+
+
+def test_a_model_is_probed_once_however_many_engines_run_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    from curate.inference import probe
+
+    tried: list[LanguageModel] = []
+    real = probe.unfit
+    monkeypatch.setattr(probe, "unfit", lambda model: (tried.append(model), real(model))[1])
+    one, other = random_model(), random_model()
+    for model in (one, one, other, one):
+        Engine(model).loglikelihoods([[3, 4]], [[[5]]])
+    assert tried == [one, other]
