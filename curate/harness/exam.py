@@ -8,9 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
-from curate.core import Integers
 from curate.errors import NumericError
 from curate.harness.metrics import Outcome, Value
 from curate.harness.questions import Question, Questions
@@ -21,7 +19,7 @@ from curate.inference.generation import plan_generation
 from curate.inference.growing import Choose, most_likely
 from curate.inference.ledger import Ledger, key
 from curate.inference.plan import Layout
-from curate.inference.sampling import Nucleus, Sampler, sample_keys
+from curate.inference.sampling import Nucleus, Sampler, Watched, sample_keys
 from curate.inference.scoring import Scored, ScoringPlan, plan_scoring
 from curate.inference.stops import Stops
 from curate.store import canonical, digest
@@ -175,11 +173,10 @@ class Exam:
         prompts = [self.asked[i].sent[0].context for i in numbers]
         repeated = [prompt for prompt in prompts for _ in range(task.repeats)]
         stops = Stops.at([tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else [], task.until, lambda said: str(tokenizer.decode(said)))
-        choose = _Watched(self._choose(prompts))
+        choose = Watched(self._choose(prompts))
         given = most_likely if engine.continuous and not self.samples else choose  # continuous batching chooses by itself
         answers = engine.generate(repeated, max_tokens=task.max_gen_toks, stops=stops, choose=given)
-        broken = [place for place, said in enumerate(answers) if choose.failed.get(place, len(said) + 1) <= len(said)]
-        self._require_sound(sorted({numbers[place // task.repeats] for place in broken}))
+        self._require_sound(sorted({numbers[place // task.repeats] for place, sound in enumerate(choose.sound(answers)) if not sound}))
         texts = [stops.cut(tokenizer.decode(said, skip_special_tokens=True)) for said in answers]
         starts = range(0, len(texts), task.repeats)
         return [{"responses": texts[at : at + task.repeats], "tokens": [len(said) for said in answers[at : at + task.repeats]]} for at in starts]
@@ -208,19 +205,6 @@ class Exam:
                 f"{self.name}: the model's logits are no finite numbers for {len(broken)} questions (the first is {first}); "
                 "its weights are damaged, or overflow in this dtype: try --dtype float32, or leave the variant out"
             )
-
-
-@dataclass
-class _Watched:
-    """A way to choose tokens, and for which contexts the logits were no finite numbers: the first such step of each."""
-
-    choose: Choose
-    failed: dict[int, int] = field(default_factory=dict, init=False)
-
-    def __call__(self, logits: Tensor, contexts: Integers, step: int) -> Tensor:
-        for context in contexts[~logits.amax(-1).isfinite().cpu().numpy()].tolist():
-            self.failed.setdefault(context, step)
-        return self.choose(logits, contexts, step)
 
 
 def first(exam: Exam, count: int) -> Exam:

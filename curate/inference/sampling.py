@@ -14,6 +14,7 @@ from torch import Tensor
 
 from curate.core import Integers
 from curate.inference.engine import Engine, Tokens
+from curate.inference.growing import Choose
 from curate.randomness import draw, row_keys
 
 _NUMBERS = 2**22  # float64 probabilities that are held at a time
@@ -68,19 +69,31 @@ class Sampler:
 
     keys: NDArray[np.uint64]
     nucleus: Nucleus
-    failed: Integers = field(init=False)  # the first step at which a context's logits gave no distribution
 
-    def __post_init__(self) -> None:
-        self.failed = np.full(len(self.keys), _NEVER)
+    def __call__(self, logits: Tensor, contexts: Integers, step: int) -> Tensor:
+        uniform = torch.from_numpy(draw(self.keys[contexts], step)).to(logits.device)
+        rows = max(1, _NUMBERS // logits.shape[-1])
+        parts = zip(logits.split(rows), uniform.split(rows), strict=True)
+        return torch.cat([inverse_cdf(self.nucleus.weights(part), quantiles) for part, quantiles in parts])
+
+
+@dataclass
+class Watched:
+    """A token-choosing function that notes whose logits gave no distribution; it chooses among equal ones in their place."""
+
+    choose: Choose
+    failed: dict[int, int] = field(default_factory=dict, init=False)  # by context, the first such step
 
     def __call__(self, logits: Tensor, contexts: Integers, step: int) -> Tensor:
         usable = logits.amax(-1).isfinite()
-        broken = contexts[~usable.cpu().numpy()]
-        self.failed[broken] = np.minimum(self.failed[broken], step)
-        uniform = torch.from_numpy(draw(self.keys[contexts], step)).to(logits.device)
-        rows = max(1, _NUMBERS // logits.shape[-1])
-        parts = zip(logits.where(usable.unsqueeze(-1), 0).split(rows), uniform.split(rows), strict=True)
-        return torch.cat([inverse_cdf(self.nucleus.weights(part), quantiles) for part, quantiles in parts])
+        broken = contexts[~usable.cpu().numpy()].tolist()
+        for context in broken:
+            self.failed.setdefault(context, step)
+        return self.choose(logits.where(usable.unsqueeze(-1), 0) if broken else logits, contexts, step)
+
+    def sound(self, answers: Sequence[Tokens]) -> list[bool]:
+        """Whether every choice of each context's answer was one: n tokens took the choices 0 to n - 1, and choice n if a token stopped them."""
+        return [self.failed.get(context, _NEVER) > len(answer) for context, answer in enumerate(answers)]
 
 
 def sample(
@@ -90,10 +103,9 @@ def sample(
 
     None for a prompt after which the model gives logits that are NaN or +infinity.
     """
-    sampler = Sampler(sample_keys(seed, prompts, samples), nucleus)
+    sampler = Watched(Sampler(sample_keys(seed, prompts, samples), nucleus))
     repeated = [prompt for prompt in prompts for _ in range(samples)]
     answers = engine.generate(repeated, max_tokens=max_tokens, stop=stop, choose=sampler)
-    # An answer of n tokens took the choices 0 to n - 1, and choice n if it was stopped; what came later was thrown away.
-    sound = [failed > len(answer) for failed, answer in zip(sampler.failed, answers, strict=True)]
+    sound = sampler.sound(answers)
     starts = range(0, len(answers), samples)
     return [answers[start : start + samples] if all(sound[start : start + samples]) else None for start in starts]
