@@ -8,7 +8,7 @@ import numpy as np
 from curate.harness.exam import Exam, choices_of
 from curate.harness.metrics import Value
 from curate.harness.results import Trust
-from curate.inference.fidelity import Fidelity, Gate, of_answers, of_choices
+from curate.inference.fidelity import Gate, doubts_of, of_answers, of_choices
 from curate.pipelines.ask_variants import Said, finite
 
 
@@ -27,18 +27,6 @@ def trust(exam: Exam, exact: Sequence[Said], lossy: Sequence[Said]) -> Trust:
     measured = {name: finite(value) for name, value in asdict(found).items() if name not in ("items", "agreement")}
     tokens = sum(said.record.forward_tokens for said in exact)
     return Trust(task=exam.name, items=found.items, agreement=float(found.agreement), passed=not doubts, doubts=doubts, forward_tokens=tokens, **measured)
-
-
-def doubts_of(found: Fidelity, gate: Gate) -> list[str]:
-    """Why the lossy numbers may not stand for the exact ones; nothing where they may."""
-    doubts = []
-    if not found.agreement >= gate.agreement:
-        doubts.append(f"{found.agreement:.1%} of answers are the same, and {gate.agreement:.0%} are asked for")
-    if found.kendall_tau < gate.kendall_tau:
-        doubts.append(f"Kendall's tau of the variants' ranking is {found.kendall_tau:.2f}, and {gate.kendall_tau} is asked for")
-    if np.isnan(found.kendall_tau) and found.sign_agreement < 1:
-        doubts.append("variants that are equal in the exact run are not in the lossy one, or the other way round")
-    return doubts
 
 
 def _score(graded: dict[str, Value]) -> float:

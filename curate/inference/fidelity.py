@@ -26,8 +26,7 @@ class Fidelity:
 
     def passes(self, gate: "Gate") -> bool:
         """Whether the lossy numbers may stand for the exact ones."""
-        ranked = np.isnan(self.kendall_tau) or self.kendall_tau >= gate.kendall_tau
-        return self.agreement >= gate.agreement and ranked
+        return not doubts_of(self, gate)
 
 
 @dataclass(frozen=True)
@@ -36,6 +35,18 @@ class Gate:
 
     agreement: float = 0.95
     kendall_tau: float = 0.8
+
+
+def doubts_of(found: Fidelity, gate: Gate) -> list[str]:
+    """Why the lossy numbers may not stand for the exact ones; nothing where they may."""
+    doubts = []
+    if not found.agreement >= gate.agreement:
+        doubts.append(f"{found.agreement:.1%} of answers are the same, and {gate.agreement:.0%} are asked for")
+    if found.kendall_tau < gate.kendall_tau:
+        doubts.append(f"Kendall's tau of the variants' ranking is {found.kendall_tau:.2f}, and {gate.kendall_tau} is asked for")
+    if np.isnan(found.kendall_tau) and found.sign_agreement < 1:
+        doubts.append("variants that are equal in the exact run are not in the lossy one, or the other way round")
+    return doubts
 
 
 Choices = Sequence[Floats]  # log-likelihoods of the choices, item by item

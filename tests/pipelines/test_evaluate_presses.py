@@ -13,9 +13,8 @@ from scipy.stats import kendalltau
 
 from curate.compression.importances.retrieval_heads import RetrievalHeads
 from curate.errors import ModelError
-from curate.inference.fidelity import Fidelity, Gate
+from curate.inference.fidelity import Fidelity, Gate, doubts_of
 from curate.interfaces import Press
-from curate.pipelines.trust_press import doubts_of
 from curate.press_option import read_press
 from curate.presses.snapkv import Snapkv
 from tests.pipelines.asked_tasks import CHOICE, FREE, ROWS, adapter_in, evaluated, lines, scores, tasks_in, tokens
