@@ -1,7 +1,9 @@
 """What every component promises, whatever its kind: a name, words about itself, defaults, and fields that stay."""
 
 import sys
+from collections.abc import Callable
 
+from curate.errors import CurateError
 from curate.interfaces import Component
 from curate.registry import Kind
 
@@ -13,6 +15,18 @@ class Nonconforming(AssertionError):
 def require(condition: bool, promise: str) -> None:
     """Nonconforming, with this sentence, unless the condition holds."""
     if not condition:
+        raise Nonconforming(promise)
+
+
+def require_refusal(promise: str, act: Callable[[], object]) -> None:
+    """Nonconforming, with the promise, unless the act ends in a CurateError of one line."""
+    try:
+        act()
+    except CurateError as error:
+        require(len(str(error).splitlines()) == 1, promise)
+    except Exception as error:  # whatever a method that does not check stumbles over
+        raise Nonconforming(f"{promise}, not {type(error).__name__}") from error
+    else:
         raise Nonconforming(promise)
 
 

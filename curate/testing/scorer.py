@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, get_args
 import numpy as np
 
 from curate.core import Row, Written
-from curate.errors import ConfigError, CurateError
+from curate.errors import ConfigError
 from curate.interfaces import Batch, Output, Scorer, ScoringContext
-from curate.testing.component import Nonconforming, check_identity, require
+from curate.testing.component import check_identity, require, require_refusal
 from curate.testing.watched import Role, Watched, Weights
 
 if TYPE_CHECKING:
@@ -149,11 +149,4 @@ def _check_refusal(watched: Watched, rows: Sequence[Row]) -> None:
     if not watched.scorer.warmup:
         return
     promise = f"{watched.scorer.name}: must refuse a context without checkpoints with a CurateError of one line"
-    try:
-        watched.scorer.score(watched.model.batch(rows), replace(watched.context, checkpoints=()))
-    except CurateError as error:
-        require(len(str(error).splitlines()) == 1, promise)
-    except Exception as error:  # whatever a method that does not check stumbles over
-        raise Nonconforming(f"{promise}, not {type(error).__name__}") from error
-    else:
-        raise Nonconforming(promise)
+    require_refusal(promise, lambda: watched.scorer.score(watched.model.batch(rows), replace(watched.context, checkpoints=())))
