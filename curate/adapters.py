@@ -24,7 +24,8 @@ def attach_adapters(model: Any, lora: Lora, seed: int) -> tuple[Any, dict[str, n
         raise ModelError(f"lora.targets {list(endings)} match no linear layer; this model has {', '.join(kinds)}")
     config = peft.LoraConfig(
         r=lora.r, lora_alpha=lora.alpha,  # type: ignore[arg-type]  # peft divides it, whole or not
-        lora_dropout=lora.dropout, target_modules=chosen, task_type="CAUSAL_LM", fan_in_fan_out=_has_conv1d(model)
+        lora_dropout=lora.dropout, target_modules=chosen, task_type="CAUSAL_LM", fan_in_fan_out=_has_conv1d(model),
+        use_rslora=lora.rslora, use_dora=lora.dora
     )
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers for a name that is about to change
@@ -47,4 +48,6 @@ def _is_head(model: Any, module: nn.Module) -> bool:
 
 
 def _saved_name(name: str) -> str:
-    return name.replace(".lora_A.default.", ".lora_A.").replace(".lora_B.default.", ".lora_B.")
+    for part in ("lora_A", "lora_B", "lora_magnitude_vector"):
+        name = name.replace(f".{part}.default.", f".{part}.")
+    return name

@@ -148,6 +148,10 @@ class Store:
         self._verified[key] = artifact
         return artifact
 
+    def found(self, request: Request) -> Artifact | None:
+        """`find` for what a request asks for."""
+        return self.find(self.key(request.stage, request.version, request.fields, request.inputs))
+
     def build(
         self,
         stage: str,

@@ -1,73 +1,68 @@
 """Fine-tuning: a plain loop whose order, loss and state are pure functions of (rows, settings, seed, step).
 
 The loss of a step is  sum_rows w_r sum_tokens nll / (number of supervised tokens in the step),  weights scaled to
-mean one, so that neither micro-batches nor row lengths change the gradient. Nothing random is stored: the order of
-an epoch and the dropout of a step are drawn from their numbers, which makes a resumed run bit-identical on a CPU.
+mean one, so that neither micro-batches nor row lengths, packing, chunks or the number of processes change the gradient.
+Nothing random is stored: the order of an epoch and the dropout of a step are drawn from their numbers, which makes a
+resumed run bit-identical on a CPU.
 """
 
+import contextlib
 import math
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from curate.core import Integers, Row, Strings
-from curate.errors import NumericError
-from curate.model import LanguageModel, apply_weights, micro_batches, token_losses
+from curate.core import Integers
+from curate.errors import ModelError, NumericError
+from curate.model import LanguageModel, apply_weights
 from curate.randomness import uniform
 from curate.settings import Optimizer
-from curate.store import Workspace, canonical
+from curate.store import Workspace
+from curate.training.chunked import check_chunkable
+from curate.training.order import Step, TrainingSet, plan_steps, walk
+from curate.training.packed import check_packable
+from curate.training.parts import backward, forward, parts_of
+from curate.training.pruning import Pruning
+from curate.training.ranks import ALONE, Ranks
+from curate.training.state import Progress, clear_progress, restore_progress, save_checkpoint, save_progress, trained_tensors
+
+__all__ = ["HeldOut", "TrainingLog", "TrainingSet", "learning_rate", "plan_steps", "save_checkpoint", "train", "trained_tensors"]
+
+AfterStep = Callable[[int, "torch.optim.AdamW"], None]
+Report = Callable[[int, Mapping[str, float]], None]
 
 
 @dataclass(frozen=True)
-class TrainingSet:
-    """The rows of one run, with the weight of each row's loss."""
+class HeldOut:
+    """Rows to validate on, after every `every` steps; training stops after `patience` losses in a row that are no new lowest."""
 
-    ids: Strings
-    rows: Sequence[Row]
-    lengths: Integers
-    weights: NDArray[np.float32]
+    rows: TrainingSet
+    every: int
+    patience: int
 
 
 @dataclass(frozen=True)
 class TrainingLog:
-    """What happened: loss per step in nats per supervised token, tokens seen, and steps taken."""
+    """What happened: loss per step in nats per supervised token, tokens seen, steps taken, and what pruning and stopping saved."""
 
     losses: list[float]
     tokens: int
     steps: int
+    planned_tokens: int  # what the plan would have read without pruning and without stopping early
+    validation: list[tuple[int, float]]  # (steps taken, loss)
+    best_step: int | None  # whose weights were kept, where there was a validation
 
 
-def plan_steps(data: TrainingSet, settings: Optimizer, seed: int, *, tokens: int | None = None, steps: int | None = None) -> list[Integers]:
-    """The rows of every step: whole epochs, or as many batches as reach `tokens` tokens or `steps` steps.
-
-    Every epoch visits each row once, in an order drawn from (seed, epoch, row id).
-    """
-    plan: list[Integers] = []
-    seen, epoch = 0, 0
-    while len(data.ids):
-        if tokens is None and steps is None and epoch == settings.epochs:
-            break
-        order = np.argsort(uniform(seed, f"training epoch {epoch}", data.ids), kind="stable")
-        for start in range(0, len(order), settings.batch_size):
-            if (tokens is not None and seen >= tokens) or (steps is not None and len(plan) >= steps):
-                return plan
-            batch = order[start : start + settings.batch_size]
-            plan.append(batch)
-            seen += int(data.lengths[batch].sum())
-        epoch += 1
-    return plan
-
-
-def learning_rate(settings: Optimizer, step: int, steps: int) -> float:
+def learning_rate(settings: Optimizer, step: float, steps: int) -> float:
     """The rate of step 0, 1, ..., steps - 1: linear warm-up, then constant, linear or cosine decay."""
     warm = max(1, math.ceil(settings.warmup_ratio * steps))
     if step < warm:
-        return settings.learning_rate * (step + 1) / warm
+        return settings.learning_rate * min(1.0, (step + 1) / warm)
     left = (steps - step) / max(1, steps - warm)
     factor = {"constant": 1.0, "linear": left, "cosine": 0.5 * (1 - math.cos(math.pi * left))}[settings.schedule]
     return settings.learning_rate * factor
@@ -82,112 +77,175 @@ def train(
     workspace: Workspace,
     *,
     save_every: int,
-    after_step: Callable[[int, "torch.optim.AdamW"], None] = lambda step, optimizer: None,
+    pruning: Pruning | None = None,
+    held_out: HeldOut | None = None,
+    ranks: Ranks = ALONE,
+    after_step: AfterStep = lambda step, optimizer: None,
+    report: Report = lambda step, numbers: None,
 ) -> TrainingLog:
     """Train `model` in place over `plan`, from the last state that the workspace holds.
 
     NumericError when a loss or a gradient stops being finite: nothing of such a run is kept as a result.
     """
-    parameters = list(model.names.values())
-    optimizer = torch.optim.AdamW(
-        parameters, lr=settings.learning_rate, betas=(settings.beta1, settings.beta2), eps=settings.epsilon, weight_decay=settings.weight_decay
+    _check(model, settings)
+    optimizer = _adamw(model, settings)
+    progress = restore_progress(model, optimizer, workspace)
+    ranks.wait()  # until all have read it: the first process removes it at the end
+    seen = np.full(len(data), np.nan, np.float32)
+    loop = _Loop(model, data, settings, seed, optimizer, ranks)
+    with _training(model, settings):
+        for number, step in enumerate(walk(data, plan, settings, seed, pruning, seen)):
+            if number < len(progress.losses):
+                seen[step.rows] = progress.visited[number] if pruning else np.nan
+                continue
+            if held_out and _exhausted(progress, held_out):
+                break
+            rate = learning_rate(settings, step.position, len(plan))
+            loss, rows, norm = loop.take(step, number, rate)
+            seen[step.rows] = rows
+            progress.losses.append(loss)
+            progress.tokens += int(data.lengths[step.rows].sum())
+            if pruning:
+                progress.visited.append(rows)
+            numbers = {"loss": loss, "learning_rate": rate, "gradient_norm": norm, "tokens": float(progress.tokens)}
+            if held_out and (number + 1) % held_out.every == 0:
+                numbers["validation_loss"] = _validate(model, held_out, settings, progress, number + 1)
+            report(number + 1, numbers)
+            after_step(number + 1, optimizer)
+            if (number + 1) % save_every == 0 and ranks.first:
+                save_progress(model, optimizer, progress, workspace)
+    if held_out and progress.best:
+        apply_weights(model.names, progress.best)
+    _check_finite(model, settings)
+    if ranks.first:
+        clear_progress(workspace)
+    planned = int(sum(data.lengths[rows].sum() for rows in plan))
+    return TrainingLog(progress.losses, progress.tokens, len(progress.losses), planned, progress.validation, progress.best_step)
+
+
+@dataclass(frozen=True)
+class _Loop:
+    """Takes one step after the other."""
+
+    model: LanguageModel
+    data: TrainingSet
+    settings: Optimizer
+    seed: int
+    optimizer: "torch.optim.AdamW"
+    ranks: Ranks
+
+    def take(self, step: Step, number: int, rate: float) -> tuple[float, NDArray[np.float32], float]:
+        """One step of the optimizer: the loss before it, the mean loss of each of its rows, and the norm of the gradient."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.zero_grad(set_to_none=True)
+        loss, rows = self._backward(step, number)
+        norm = float(torch.nn.utils.clip_grad_norm_(list(self.model.names.values()), self.settings.max_grad_norm))
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise NumericError(
+                f"training diverged at step {number + 1} (loss {loss}, gradient norm {norm}); lower the learning rate (now {self.settings.learning_rate:g})"
+            )
+        self.optimizer.step()
+        return loss, rows, norm
+
+    def _backward(self, step: Step, number: int) -> tuple[float, NDArray[np.float32]]:
+        """Leave the step's gradient in the parameters."""
+        scale = float(len(self.data) / np.sum(self.data.weights, dtype=np.float64))
+        shares = self.data.weights[step.rows] * step.factors * scale / (step.denominator or self.data.supervised(step.rows))
+        parts = parts_of(self.data.lengths[step.rows], self.settings)
+        found = torch.zeros(len(step.rows) + 1, device=self.model.device)  # the mean loss of every row, then the loss of the step
+        for place, part in enumerate(parts):
+            if place % self.ranks.size != self.ranks.rank:
+                continue
+            torch.manual_seed(_dropout_seed(self.seed, number, place))
+            rows = [self.data.rows[int(row)] for row in step.rows[part.rows]]
+            weights = torch.from_numpy(shares[part.rows].astype(np.float32)).to(self.model.device)
+            total, means = backward(self.model, rows, weights, self.settings, chunked=part.chunked)
+            found[-1] += total
+            found[torch.from_numpy(part.rows).to(self.model.device)] = means.to(found)
+        self.ranks.add([*_gradients(self.model), found])
+        values: NDArray[np.float32] = found.cpu().numpy()
+        return float(values[-1]), values[:-1]
+
+
+def _gradients(model: LanguageModel) -> Iterator[Tensor]:
+    """The gradient of every trained parameter, zero where this process saw nothing that depends on it."""
+    for parameter in model.names.values():
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        yield parameter.grad
+
+
+def _adamw(model: LanguageModel, settings: Optimizer) -> "torch.optim.AdamW":
+    return torch.optim.AdamW(
+        list(model.names.values()),
+        lr=settings.learning_rate,
+        betas=(settings.beta1, settings.beta2),
+        eps=settings.epsilon,
+        weight_decay=settings.weight_decay,
+        fused=model.device != "cpu",
     )
-    losses = _restore(model, optimizer, workspace)
-    scale = float(len(data.weights) / np.sum(data.weights, dtype=np.float64))
+
+
+@contextlib.contextmanager
+def _training(model: LanguageModel, settings: Optimizer) -> Iterator[None]:
+    """The model as training wants it, and as it was afterwards; random numbers drawn meanwhile are nobody else's."""
     model.model.train()
-    with torch.random.fork_rng(devices=[]):
-        for step in range(len(losses), len(plan)):
-            torch.manual_seed(_step_seed(seed, step))
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(settings, step, len(plan))
-            losses.append(_step(model, data, plan[step], optimizer, settings, scale, step))
-            after_step(step + 1, optimizer)
-            if (step + 1) % save_every == 0 and step + 1 < len(plan):
-                _save(model, optimizer, losses, workspace)
+    with torch.random.fork_rng(devices=[]), contextlib.ExitStack() as stack:
+        stack.callback(model.model.eval)
+        if settings.gradient_checkpointing:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # the names until transformers 6
+                model.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            stack.callback(_keep_activations, model)
+        yield
+
+
+def _keep_activations(model: LanguageModel) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        model.model.gradient_checkpointing_disable()
+
+
+def _check(model: LanguageModel, settings: Optimizer) -> None:
+    """ModelError for a model that cannot be trained in the way that is asked for."""
+    if settings.packing:
+        check_packable(model)
+    if settings.chunk_tokens:
+        check_chunkable(model)
+    if settings.gradient_checkpointing and not model.model.supports_gradient_checkpointing:
+        raise ModelError("this model does not support gradient checkpointing; leave gradient_checkpointing out")
+
+
+def _validate(model: LanguageModel, held_out: HeldOut, settings: Optimizer, progress: Progress, step: int) -> float:
+    """The mean loss of the held-out rows' supervised tokens; keeps the weights if it is a new lowest."""
+    rows, total = held_out.rows, 0.0
     model.model.eval()
-    for stale in (*workspace.path.glob("resume-*.json"), *workspace.path.glob("resume-*.safetensors")):
-        stale.unlink()
-    return TrainingLog(losses, int(sum(data.lengths[rows].sum() for rows in plan)), len(plan))
+    with torch.no_grad():
+        for part in parts_of(rows.lengths, settings.model_copy(update={"chunk_tokens": None})):
+            losses, _ = forward(model, [rows.rows[int(row)] for row in part.rows], settings)
+            total += float(losses.sum(dtype=torch.float64))
+    model.model.train()
+    loss = total / rows.supervised(np.arange(len(rows)))
+    if not math.isfinite(loss):
+        raise NumericError(f"the validation loss after step {step} is {loss}; lower the learning rate (now {settings.learning_rate:g})")
+    if all(loss < before for _, before in progress.validation):
+        progress.best = {name: tensor.clone() for name, tensor in trained_tensors(model).items()}
+    progress.validation.append((step, loss))
+    return loss
 
 
-def _step(model: LanguageModel, data: TrainingSet, rows: Integers, optimizer: Any, settings: Optimizer, scale: float, step: int) -> float:
-    optimizer.zero_grad(set_to_none=True)
-    supervised = sum(int(data.rows[int(row)].supervised[1:].sum()) for row in rows)
-    total = 0.0
-    for chunk in micro_batches(data.lengths[rows], settings.micro_batch_tokens):
-        chosen = rows[chunk]
-        batch = model.batch([data.rows[int(row)] for row in chosen])
-        losses, row = token_losses(model.model, batch)
-        weights = torch.from_numpy(data.weights[chosen] * scale).to(losses)
-        loss = (losses * weights[row]).sum() / supervised
-        loss.backward()
-        total += float(loss.detach())
-    norm = torch.nn.utils.clip_grad_norm_(list(model.names.values()), settings.max_grad_norm)
-    if not (math.isfinite(total) and bool(torch.isfinite(norm))):
-        raise NumericError(
-            f"training diverged at step {step + 1} (loss {total}, gradient norm {float(norm)}); lower the learning rate (now {settings.learning_rate:g})"
-        )
-    optimizer.step()
-    return total
+def _exhausted(progress: Progress, held_out: HeldOut) -> bool:
+    """Whether the last `patience` validations brought no new lowest loss."""
+    best = progress.best_step
+    return best is not None and sum(step > best for step, _ in progress.validation) >= held_out.patience
 
 
-def _step_seed(seed: int, step: int) -> int:
-    return int(uniform(seed, "training step", np.array([str(step)]))[0] * 2**53)
-
-
-def trained_tensors(model: LanguageModel) -> dict[str, Tensor]:
-    """The weights that training changes, on the CPU, by saved name."""
-    return {name: parameter.detach().cpu().contiguous() for name, parameter in model.names.items()}
-
-
-def moment_tensors(model: LanguageModel, optimizer: "torch.optim.AdamW") -> dict[str, Tensor]:
-    """Adam's moments as `first.<name>` and `second.<name>`, on the CPU."""
-    tensors = {}
+def _check_finite(model: LanguageModel, settings: Optimizer) -> None:
     for name, parameter in model.names.items():
-        tensors[f"first.{name}"] = optimizer.state[parameter]["exp_avg"].cpu().contiguous()
-        tensors[f"second.{name}"] = optimizer.state[parameter]["exp_avg_sq"].cpu().contiguous()
-    return tensors
+        if not bool(torch.isfinite(parameter).all()):
+            raise NumericError(f"training left {name} with numbers that are not finite; lower the learning rate (now {settings.learning_rate:g})")
 
 
-def save_checkpoint(
-    model: LanguageModel, workspace: Workspace, folder: str, state: dict[str, Any], settings: Optimizer, optimizer: "torch.optim.AdamW | None" = None
-) -> None:
-    """A `Checkpoint` on disk: weights, the optimizer's moments where given, and the constants that belong to them."""
-    from safetensors.torch import save
-
-    prefix = f"{folder}/" if folder else ""
-    workspace.write(f"{prefix}weights.safetensors", save(trained_tensors(model)))
-    if optimizer is not None:
-        workspace.write(f"{prefix}moments.safetensors", save(moment_tensors(model, optimizer)))
-    constants = {"beta1": settings.beta1, "beta2": settings.beta2, "epsilon": settings.epsilon}
-    workspace.write(f"{prefix}state.json", canonical({**state, **constants}))
-
-
-def _save(model: LanguageModel, optimizer: "torch.optim.AdamW", losses: list[float], workspace: Workspace) -> None:
-    from safetensors.torch import save
-
-    tensors = {f"weights.{name}": tensor for name, tensor in trained_tensors(model).items()} | moment_tensors(model, optimizer)
-    before = list(workspace.path.glob("resume-*"))
-    workspace.commit(f"resume-{len(losses):08d}.safetensors", save(tensors), {"losses": losses})
-    for stale in before:
-        stale.unlink()
-
-
-def _restore(model: LanguageModel, optimizer: "torch.optim.AdamW", workspace: Workspace) -> list[float]:
-    """Load the newest whole state into model and optimizer; returns the losses so far, empty for a new run."""
-    from safetensors.torch import load_file
-
-    for file in sorted(workspace.path.glob("resume-*.safetensors"), reverse=True):
-        info = workspace.committed(file.name)
-        if info is None:
-            continue
-        tensors = load_file(str(file), device=model.device)
-        apply_weights(model.names, {name.removeprefix("weights."): tensor for name, tensor in tensors.items() if name.startswith("weights.")})
-        for name, parameter in model.names.items():
-            optimizer.state[parameter] = {
-                "step": torch.tensor(float(len(info["losses"]))),
-                "exp_avg": tensors[f"first.{name}"].clone(),
-                "exp_avg_sq": tensors[f"second.{name}"].clone(),
-            }
-        return list(info["losses"])
-    return []
+def _dropout_seed(seed: int, step: int, part: int) -> int:
+    return int(uniform(seed, "dropout", np.array([f"{step}/{part}"]))[0] * 2**53)
