@@ -22,6 +22,7 @@ def one_thread(function: Callable[[T], R], item: T) -> R:
     """Run a task with one arithmetic thread: another number of threads adds floats in another order."""
     import torch
 
+    _take_own_gpu()
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -35,6 +36,18 @@ def one_thread(function: Callable[[T], R], item: T) -> R:
         ) from error
     finally:
         torch.set_num_threads(before)
+
+
+def _take_own_gpu() -> None:
+    """In a worker process, `cuda` is the GPU that its number stands for, so that workers do not crowd on the first."""
+    import torch
+
+    if torch.cuda.device_count() < 2:
+        return
+    from distributed import get_worker
+
+    with contextlib.suppress(ValueError):  # not a worker
+        torch.cuda.set_device(int(get_worker().name) % torch.cuda.device_count())
 
 
 def out_of_memory(error: Exception) -> bool:

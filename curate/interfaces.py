@@ -148,6 +148,7 @@ class Selector(Component):
     needs: ClassVar[frozenset[str]] = frozenset()  # of {"vectors", "scores", "similarity"}
     needs_one_of: ClassVar[frozenset[str]] = frozenset()  # likewise, where any one of them will do
     seeded: ClassVar[bool] = True  # whether another seed may give other rows; if not, all seeds of a run share one selection
+    heeds_target: ClassVar[bool] = True  # whether another target may give other rows; if not, all targets of a run share one selection
     diminishing: ClassVar[bool] = False  # whether gains of rows never rise, so that their elbow says where to stop
     diverse: ClassVar[bool] = False  # whether it takes no copy of a kept row while a different row fits
 

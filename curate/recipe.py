@@ -11,26 +11,17 @@ from curate.arm import Arm, OneBudget, named
 from curate.core import Budget, Config
 from curate.data.source import Source
 from curate.errors import ConfigError
+from curate.evaluations import Evaluate, Sources, TaskFileName, label_of, listed
 from curate.gradient_scorer import GradientScorer
 from curate.interfaces import Output, Scorer, Selector, Task
-from curate.registry import component
 from curate.settings import ModelSpec, Share, Train, Warmup
 from curate.strict_yaml import Document, Misplaced, explain, load, nearest, override
+from curate.training.reporters import ReporterName
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 SLOTS: tuple[Output, ...] = ("vectors", "scores", "similarity")
 _RESERVED = ("zero_shot", "random", "full")
-
-
-def _listed(value: Any) -> Any:
-    return value if isinstance(value, list) else [value]
-
-
-def _origins(value: Any) -> Any:
-    for source in _listed(value):
-        if isinstance(source, str):
-            raise ValueError(f"{source!r} is a bare word; write {{path: {source}}} for files, or {{hub: {source}}} for a Hub dataset")
-    return _listed(value)
+Control = Literal["length_matched_random", "source_matched_random"]
 
 
 def _named_targets(value: Any) -> Any:
@@ -39,13 +30,17 @@ def _named_targets(value: Any) -> Any:
     return value
 
 
+def _controls(value: Any) -> Any:
+    """A list of controls stands for all arms."""
+    return value if isinstance(value, dict) else dict.fromkeys(listed(value), "all")
+
+
 def _model(value: Any) -> Any:
     if isinstance(value, str):
         raise ValueError(f"a model is a mapping; write model: {{path: {value}}}")
     return value
 
 
-Sources = Annotated[list[Source], BeforeValidator(_origins), Field(min_length=1)]
 AnyScorer = Annotated[SerializeAsAny[Scorer], BeforeValidator(named("scorers"))]
 
 
@@ -54,47 +49,6 @@ class Hygiene(Config):
 
     quarantine_limit: Share = Field(0.01, description="Largest share of rows that may be set aside before the run stops.")
     on_bad_row: Literal["error", "quarantine"] = Field("error", description="A line that cannot be read stops the run, or is set aside.")
-
-
-class TaskFileName(Config):
-    """A task in a file with lm-evaluation-harness's keys, or one of those that come with curate."""
-
-    file: str = Field(min_length=1, description="Path of a .yaml file (relative to the recipe), or a name.")
-
-    @property
-    def name(self) -> str:
-        return self.file.rsplit("/", 1)[-1].removesuffix(".yaml").removesuffix(".yml")
-
-
-def _task(value: Any) -> Any:
-    if isinstance(value, str) and value.endswith((".yaml", ".yml")):
-        return TaskFileName(file=value)
-    if isinstance(value, dict) and "file" in value:
-        return TaskFileName.model_validate(value)
-    return value if isinstance(value, TaskFileName) else component("tasks", value)
-
-
-class Evaluate(Config):
-    """A task on its data. Few-shot examples come from the target rows, and items that are target rows are left out.
-
-    A task file (`task: my_tasks/boolq.yaml`) names its own data and few-shot examples; `shots` and `limit` then take the place of what it says, and
-    `limit` means the first items. Its items are not compared with pool and target: give it data that is in neither.
-    """
-
-    task: Annotated[SerializeAsAny[Task | TaskFileName], BeforeValidator(_task)]
-    data: Annotated[list[Source] | None, BeforeValidator(lambda value: None if value is None else _origins(value))] = None
-    label: str | None = Field(None, description="Name in tables; default: the task's name, with the data's.")
-    shots: int | None = Field(None, ge=0, description="Few-shot examples; default: 0, or what the task file says.")
-    limit: int | None = Field(None, ge=1, description="Items, drawn by their ids; default: all.")
-    seed: int = Field(0, ge=0, description="Of the draw of items and shots.")
-
-    @model_validator(mode="after")
-    def _with_data(self) -> "Evaluate":
-        if isinstance(self.task, Task) and not self.data:
-            raise Misplaced(("data",), f"task {self.task.name} needs data: [{{path: ...}}]")
-        if isinstance(self.task, TaskFileName) and self.data and (self.data[0].path is None or self.data != [Source(path=self.data[0].path)]):
-            raise Misplaced(("data",), "a task file reads all rows of local files of one path; give data: {path: ...} alone, or name the data in the task file")
-        return self
 
 
 class Recipe(Config):
@@ -108,11 +62,15 @@ class Recipe(Config):
     warmup: Warmup = Warmup()
     features: dict[str, AnyScorer] = Field(default_factory=dict)
     arms: dict[str, Arm] = Field(default_factory=dict)
-    budgets: Annotated[list[OneBudget], BeforeValidator(_listed), Field(min_length=1)]
+    budgets: Annotated[list[OneBudget], BeforeValidator(listed), Field(min_length=1)]
     seeds: list[int] = Field([0, 1, 2], min_length=1)
+    per_target: bool = Field(False, description="Select, train and compare for every target on its own; default: for all targets together, as groups of one.")
     baselines: list[Literal["zero_shot", "random", "full"]] = Field(["zero_shot", "random", "full"])
+    controls: Annotated[dict[Control, Literal["all"] | list[str]], BeforeValidator(_controls)] = Field(
+        default_factory=dict, description="Random rows with the lengths or the sources of what an arm took; for the arms named, or as a list for all of them."
+    )
     train: Train = Train()
-    evaluate: Annotated[list[Evaluate], BeforeValidator(_listed), Field(min_length=1)]
+    evaluate: Annotated[list[Evaluate], BeforeValidator(listed), Field(min_length=1)]
 
     @field_validator("name")
     @classmethod
@@ -158,7 +116,32 @@ class Recipe(Config):
         for number, label in enumerate(labels):
             if label in labels[:number]:
                 raise Misplaced(("evaluate", number), f"another entry is called {label} too; give this one a label: of its own")
+        self._check_targets()
+        for control in self.controls:
+            for copied in self.controlled(control):
+                if copied not in self.arms:
+                    raise Misplaced(("controls", control), f"there is no arm {copied!r}; {nearest(copied, list(self.arms), 'arms')}")
         return self
+
+    def _check_targets(self) -> None:
+        for number, evaluation in enumerate(self.evaluate):
+            place, wanted = ("evaluate", number, "target"), evaluation.target
+            if wanted is not None and wanted not in self.target:
+                raise Misplaced(place, f"there is no target {wanted!r}; {nearest(wanted, list(self.target), 'targets')}")
+            if wanted is not None and not self.per_target:
+                raise Misplaced(place, "arms select for all targets together, so every model is asked; add per_target: true, or remove target")
+            several = self.per_target and len(self.target) > 1
+            if several and wanted is None and evaluation.shots and isinstance(evaluation.task, Task):
+                raise Misplaced(("evaluate", number, "shots"), f"shots are rows of a target, and there are several; add target: {next(iter(self.target))}")
+
+    def aims(self) -> dict[str, dict[str, list[Source]]]:
+        """The targets that arms select for: each one by its name, or all of them as one without a name."""
+        return {name: {name: sources} for name, sources in self.target.items()} if self.per_target else {"": self.target}
+
+    def controlled(self, control: Control) -> list[str]:
+        """The arms that this control copies."""
+        wanted = self.controls.get(control, [])
+        return list(self.arms) if wanted == "all" else list(wanted)
 
     def _check_arm(self, name: str, arm: Arm) -> None:
         for slot in SLOTS:
@@ -210,11 +193,6 @@ class Recipe(Config):
         return wanted
 
 
-def label_of(evaluation: Evaluate) -> str:
-    """What the tables call this evaluation."""
-    return evaluation.label or evaluation.task.name
-
-
 class Runtime(Config):
     """How to compute: places and devices. Changing it never changes a number."""
 
@@ -222,6 +200,8 @@ class Runtime(Config):
     runs: Path = Path("runs")
     workers: int = Field(0, ge=0, description="Worker processes; 1 runs everything in this one, 0 is one per core.")
     device: str = "cpu"
+    processes: int = Field(1, ge=1, description="Processes that train one model together, one per GPU; sums over them round otherwise.")
+    report_to: tuple[ReporterName, ...] = Field((), description="Who hears of every training step: tensorboard, wandb.")
 
 
 def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:

@@ -14,14 +14,16 @@ from curate.data.examples import conversations, open_examples
 from curate.data.template import Encoder
 from curate.errors import DataError
 from curate.evaluate import Graded, Plan, grade, plan
+from curate.evaluations import Evaluate, TaskFileName, label_of
 from curate.interfaces import Item, Task
 from curate.model import LanguageModel, ModelHandle, apply_weights, cached, fresh, load_tokenizer, read_weights
 from curate.pipelines.examine_file import FileExamination, examine_file
+from curate.pipelines.likelihood_of_target import TargetLikelihood
 from curate.pipelines.prepare import prepare
 from curate.pipelines.session import Session
 from curate.randomness import uniform
-from curate.recipe import Evaluate, Hygiene, TaskFileName, label_of
-from curate.store import Store, Workspace
+from curate.recipe import Hygiene
+from curate.store import Request, Store, Workspace
 
 VERSION = 2  # of the engine's numbers
 
@@ -31,6 +33,7 @@ class Examination:
     """A task with its items and few-shot turns, by path: the same for every model."""
 
     label: str
+    target: str | None  # whose models are asked; None for all
     task: Task
     items: Path  # examples
     rows: tuple[int, ...]  # which of them
@@ -54,26 +57,31 @@ class Examination:
         return {"label": self.label, "task": self.task.model_dump(mode="json"), "rows": list(self.rows), "shots": [list(turn) for turn in self.shots]}
 
 
-AnyExamination = Examination | FileExamination
+AnyExamination = Examination | FileExamination | TargetLikelihood
 
 
-def examine(session: Session, entry: Evaluate, handle: ModelHandle, hygiene: Hygiene, target: Artifact) -> AnyExamination:
-    """One evaluation of the recipe with its items and shots; an item that does not fit is found now, not after hours of training."""
-    label, target_rows = label_of(entry), open_examples(target.path)
+def examine(session: Session, entry: Evaluate, handle: ModelHandle, hygiene: Hygiene, targets: Mapping[str, Artifact]) -> AnyExamination:
+    """One evaluation of the recipe with its items and shots; an item that does not fit is found now, not after hours of training.
+
+    `targets` are what arms select for, by name: no row of any of them is asked, and shots are rows of the entry's own.
+    """
+    label = label_of(entry)
     if isinstance(entry.task, TaskFileName):
         return examine_file(entry, label, session.folder, handle)
     items = prepare(session, f"evaluation {label}", entry.data or [], handle, hygiene)
-    rows = held_out(open_examples(items.path), target_rows, entry, label)
-    shots = shot_turns(target, target_rows, entry.shots or 0, entry.seed)
-    made = Examination(label, entry.task, items.path, tuple(rows.tolist()), shots, (items.key, target.key) if shots else (items.key,))
+    own = targets[entry.target] if entry.target else next(iter(targets.values()))
+    rows = held_out(open_examples(items.path), [open_examples(target.path) for target in targets.values()], entry, label)
+    shots = shot_turns(own, open_examples(own.path), entry.shots or 0, entry.seed)
+    made = Examination(label, entry.target, entry.task, items.path, tuple(rows.tolist()), shots, (items.key, own.key) if shots else (items.key,))
     planned(made, handle)
     return made
 
 
-def held_out(items: Examples, target: Examples, entry: Evaluate, label: str) -> Integers:
+def held_out(items: Examples, targets: Sequence[Examples], entry: Evaluate, label: str) -> Integers:
     """The items to ask: drawn among those that are not also target rows, for what was selected by cannot be evaluated on."""
     drawn = draw(items, None, entry.seed, "evaluation items")
-    free = drawn[~np.isin(items.ids[drawn], target.ids)][: entry.limit]
+    target = np.concatenate([examples.ids for examples in targets])
+    free = drawn[~np.isin(items.ids[drawn], target)][: entry.limit]
     if len(free) < 2:
         raise DataError(f"evaluation {label}: fewer than two of its {len(items)} items are not target rows; evaluate on other data than the target")
     return free
@@ -136,9 +144,14 @@ def evaluate(
             "unshared": graded.unshared,
         }
 
+    request = evaluation_request(examination, handle, checkpoint, environment)
+    return store.build_together([request], lambda places: [make(place) if place else None for place in places])[0]
+
+
+def evaluation_request(examination: AnyExamination, handle: ModelHandle, checkpoint: Artifact | None, environment: Mapping[str, Any]) -> Request:
+    """What the scores of a model on an examination are found by."""
     fields = {"examination": examination.identity(), "model": handle.identity(), "environment": dict(environment)}
-    inputs = [*examination.inputs] + ([checkpoint.key] if checkpoint else [])
-    return store.build("evaluation", make, fields=fields, inputs=inputs, version=VERSION)
+    return Request("evaluation", fields, [*examination.inputs] + ([checkpoint.key] if checkpoint else []), VERSION)
 
 
 @lru_cache(maxsize=1)

@@ -10,6 +10,7 @@ import numpy as np
 from curate.core import Evaluation
 from curate.errors import ConfigError, DataError, IntegrityError, about
 from curate.evaluate import Graded
+from curate.evaluations import Evaluate, TaskFileName
 from curate.harness.exam import Exam, prepare, record
 from curate.harness.metrics import values
 from curate.harness.questions import build_questions
@@ -19,7 +20,6 @@ from curate.harness.tokens import HarnessTokens
 from curate.inference.engine import Engine
 from curate.inference.ledger import Ledger
 from curate.model import LanguageModel, ModelHandle, load_tokenizer
-from curate.recipe import Evaluate, TaskFileName
 from curate.store import canonical, digest
 
 _UNKNOWN = {"model": None, "weights": None, "engine": None, "press": None, "versions": None}  # a ledger of one evaluation needs no identity
@@ -46,6 +46,7 @@ class FileExamination:
     """A task file with its data; what decides the scores is the digest of all that is asked and of what is right, and how answers are graded."""
 
     label: str
+    target: str | None  # whose models are asked; None for all
     metric: str
     higher_is_better: bool
     origin: Origin
@@ -84,7 +85,7 @@ def examine_file(entry: Evaluate, label: str, folder: Path, handle: ModelHandle)
         exam = in_tokens(origin, handle)
     if len(exam.asked) < 2:
         raise DataError(f"evaluation {label}: it asks a single question, and arms are compared over two or more; raise limit, or give it more data")
-    return FileExamination(label, metric, higher, origin, task.file.model_dump_json(exclude={"data"}), _asked(exam))
+    return FileExamination(label, entry.target, metric, higher, origin, task.file.model_dump_json(exclude={"data"}), _asked(exam))
 
 
 @lru_cache(maxsize=8)

@@ -1,17 +1,20 @@
 """The whole experiment, read top to bottom: prepare, score, select, train, evaluate, compare."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from curate.arm import Arm
-from curate.core import Artifact, Budget
+from curate.core import Artifact
 from curate.data.examples import opened
 from curate.data.source import Source
 from curate.errors import about
 from curate.features import open_features
 from curate.model import check_architecture, resolve, trained_shapes
 from curate.pipelines.cells import Chosen, Outcome, run_cells
+from curate.pipelines.controls import controls_of
 from curate.pipelines.evaluate import AnyExamination, examine
 from curate.pipelines.features import Scored, inputs_of, score_features
+from curate.pipelines.likelihood_of_target import likelihood_of
 from curate.pipelines.prepare import prepare
 from curate.pipelines.select import Given, check_budget, select
 from curate.pipelines.session import Session
@@ -20,12 +23,20 @@ from curate.recipe import Recipe
 
 
 @dataclass(frozen=True)
+class Aim:
+    """What arms select for: one target by name, or all of them as one without a name; and the pool's features, which may depend on it."""
+
+    name: str
+    target: Artifact
+    features: dict[str, Scored] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Experiment:
     """Everything a report needs to know of a run; later stages are empty when it stopped early."""
 
     pool: Artifact
-    target: Artifact
-    features: dict[str, Scored]
+    aims: list[Aim]
     chosen: list[Chosen]
     examinations: list[AnyExamination]
     outcomes: list[Outcome]
@@ -47,51 +58,74 @@ def run(recipe: Recipe, session: Session, until: str = "") -> Experiment:
             if hasattr(scorer, "modules"):
                 trained_shapes(warm if scorer.warmup else base, scorer.modules)
     pool = prepare(session, "pool", recipe.pool, base, recipe.hygiene)
-    target = prepare(session, "target", _target_sources(recipe), base, recipe.hygiene)
+    targets = {name: prepare(session, f"target {name}".strip(), _grouped(of), base, recipe.hygiene) for name, of in recipe.aims().items()}
     usable, _ = open_features(opened(pool.path))
     for budget in recipe.budgets:
         check_budget(budget, usable, "pool")
-    examinations = [examine(session, entry, base, recipe.hygiene, target) for entry in recipe.evaluate]
+    examinations: list[AnyExamination] = [examine(session, entry, base, recipe.hygiene, targets) for entry in recipe.evaluate]
+    examinations += [likelihood_of(name, target) for name, target in targets.items()]
+    aims = [Aim(name, target) for name, target in targets.items()]
     if until == "prepare":
-        return Experiment(pool, target, {}, [], examinations, [])
+        return Experiment(pool, aims, [], examinations, [])
 
     warmup = warm_up(session, warm, pool, recipe.warmup) if needs_warmup else None
     checkpoints = (warmup, checkpoints_of(warmup)) if warmup else None
-    features = score_features(session, recipe, inputs_of(session, base, warm, pool, target, checkpoints))
+    aims = [replace(aim, features=score_features(session, recipe, inputs_of(session, base, warm, pool, aim.target, checkpoints))) for aim in aims]
     if until == "score":
-        return Experiment(pool, target, features, [], examinations, [])
+        return Experiment(pool, aims, [], examinations, [])
 
-    chosen = [_select(session, recipe, one, pool, target, features) for one in _arms(recipe)]
+    chosen = _selections(session, recipe, pool, aims)
     if until == "select":
-        return Experiment(pool, target, features, chosen, examinations, [])
+        return Experiment(pool, aims, chosen, examinations, [])
 
     if until == "train":
         examinations = []
     outcomes = run_cells(recipe, session, handle, pool, chosen, examinations)
-    return Experiment(pool, target, features, chosen, examinations, outcomes)
+    return Experiment(pool, aims, chosen, examinations, outcomes)
 
 
-def _target_sources(recipe: Recipe) -> list[Source]:
-    """All targets as one set whose rows are grouped by the target's name, unless they bring groups of their own."""
-    return [source if source.group else source.model_copy(update={"group": f"label:{name}"}) for name, sources in recipe.target.items() for source in sources]
+def _grouped(targets: Mapping[str, Sequence[Source]]) -> list[Source]:
+    """These targets as one set whose rows are grouped by the target's name, unless they bring groups of their own."""
+    return [source if source.group else source.model_copy(update={"group": f"label:{name}"}) for name, sources in targets.items() for source in sources]
 
 
-def _arms(recipe: Recipe) -> list[tuple[str, Arm, Budget, int]]:
-    baseline = {"random": Arm.model_validate({"selector": "random"})} if "random" in recipe.baselines else {}
-    return [(name, arm, budget, seed) for name, arm in {**baseline, **recipe.arms}.items() for budget in recipe.budgets for seed in recipe.seeds]
+def _selections(session: Session, recipe: Recipe, pool: Artifact, aims: Sequence[Aim]) -> list[Chosen]:
+    """What random takes, which heeds no target; what every arm takes for every target; and the controls of the arms."""
+    grid = [(budget, seed) for budget in recipe.budgets for seed in recipe.seeds]
+    random = Arm.model_validate({"selector": "random"})
+    chosen = []
+    if "random" in recipe.baselines:  # it has no gains: at a budget of elbow it spends the whole budget
+        given = Given(pool, aims[0].target)
+        chosen = [
+            Chosen("random", budget, seed, select(session, "random", random, budget.model_copy(update={"elbow": False}), seed, given)) for budget, seed in grid
+        ]
+    for aim in aims:
+        for name, arm in recipe.arms.items():
+            shared = not _heeds_target(recipe, arm)
+            if shared and aim is not aims[0]:
+                continue
+            target = "" if shared else aim.name
+            label = f"{name} for {target}" if target else name
+            given = _given(arm, pool, aim)
+            chosen += [Chosen(name, budget, seed, select(session, label, arm, budget, seed, given), target) for budget, seed in grid]
+    return chosen + [copied for one in chosen for copied in controls_of(session, recipe, pool, one)]
 
 
-def _select(session: Session, recipe: Recipe, chosen: tuple[str, Arm, Budget, int], pool: Artifact, target: Artifact, features: dict[str, Scored]) -> Chosen:
-    name, arm, budget, seed = chosen
-    compared = features[arm.vectors or arm.similarity or ""] if arm.vectors or arm.similarity else None
+def _heeds_target(recipe: Recipe, arm: Arm) -> bool:
+    """Whether another target may give the arm other rows: by its selectors, or by the features that they read."""
+    read = [recipe.features[name] for name in (arm.vectors, arm.scores, arm.similarity) if name]
+    return any(selector.heeds_target for selector in arm.selectors) or any(scorer.targeted for scorer in read)
+
+
+def _given(arm: Arm, pool: Artifact, aim: Aim) -> Given:
+    """The numbers that the arm reads, of what was computed for this target."""
+    compared = aim.features[arm.vectors or arm.similarity or ""] if arm.vectors or arm.similarity else None
     similarity = compared.similarity if compared and "vectors" not in arm.reads else None
-    given = Given(
+    return Given(
         pool,
-        target,
+        aim.target,
         vectors=compared.vectors if compared and not similarity else None,
-        scores=features[arm.scores].scores if arm.scores else None,
+        scores=aim.features[arm.scores].scores if arm.scores else None,
         similarity=similarity,
         metric=getattr(compared.scorer, "metric", "cosine") if compared else "cosine",
     )
-    spend = budget if name in recipe.arms else budget.model_copy(update={"elbow": False})  # random has no gains: it spends the whole budget
-    return Chosen(name, budget, seed, select(session, name, arm, spend, seed, given))

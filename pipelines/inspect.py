@@ -14,9 +14,10 @@ from curate.data.locate import pinned
 from curate.data.source import Source
 from curate.data.template import Encoder
 from curate.errors import DataError
+from curate.evaluations import TaskFileName, label_of
 from curate.model import resolve
 from curate.pipelines.prepare import checked_tokenizer
-from curate.recipe import Hygiene, Recipe, TaskFileName, label_of
+from curate.recipe import Hygiene, Recipe
 
 if TYPE_CHECKING:
     from rich.text import Text

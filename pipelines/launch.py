@@ -39,16 +39,35 @@ def session_of(recipe: Recipe, runtime: Runtime, folder: Path, *, quiet: bool) -
     directory, device = runtime.runs / recipe.name, pick_device(runtime.device)
     with locked(directory / ".lock", wait=False):
         progress = Progress(directory / "log.jsonl", quiet=quiet)
-        workers = runtime.workers or (1 if device.startswith("cuda") else min(len(os.sched_getaffinity(0)), MOST_WORKERS))
+        workers = runtime.workers or max(1, most_workers(device) // runtime.processes)
         cluster = cluster_of(workers, progress.advance)
         outputs = (runtime.store.absolute(), runtime.runs.absolute())
         try:
-            yield Session(Store(outputs[0], progress.message), cluster, folder.absolute(), device, progress.stage, outputs)
+            yield Session(
+                Store(outputs[0], progress.message),
+                cluster,
+                folder.absolute(),
+                device,
+                progress.stage,
+                outputs,
+                run_folder=directory.absolute(),
+                report_to=runtime.report_to,
+                processes=runtime.processes,
+            )
         except KeyboardInterrupt:
             raise Interrupted("interrupted: everything finished so far is kept; run the same command again to go on") from None
         finally:
             cluster.close()
             progress.close()
+
+
+def most_workers(device: str) -> int:
+    """As many workers as a run takes unasked: one for every GPU, or one for every core up to `MOST_WORKERS`."""
+    if device == "cpu":
+        return min(len(os.sched_getaffinity(0)), MOST_WORKERS)
+    import torch
+
+    return torch.cuda.device_count() if device == "cuda" else 1
 
 
 def pick_device(wanted: str) -> str:
@@ -63,12 +82,15 @@ def pick_device(wanted: str) -> str:
 
 
 def write_reports(results: Results, directory: Path) -> None:
-    """results.json, report.md and report.html of a run."""
+    """results.json, report.md, report.html and tables/*.parquet of a run."""
     from curate.report import html, markdown
+    from curate.report.frames import frames
 
     atomic_write(directory / "results.json", results.model_dump_json(indent=1).encode())
     atomic_write(directory / "report.md", markdown.render(results).encode())
     atomic_write(directory / "report.html", html.render(results).encode())
+    for name, table in frames(results).items():
+        atomic_write(directory / "tables" / f"{name}.parquet", table)
 
 
 def read_results(directory: Path) -> Results:

@@ -21,10 +21,12 @@ from curate.report.wording import number
 from curate.store import Store
 
 
-def publish(directory: Path, store: Path, arm: str, to: Path, *, budget: str | None, seed: int | None, overwrite: bool) -> int:
+def publish(
+    directory: Path, store: Path, arm: str, to: Path, *, budget: str | None, seed: int | None, overwrite: bool, target: str | None = None
+) -> int:
     """Write the rows that `arm` chose to the folder `to`; how many. ExportError where the run has no such selection."""
     results = read_results(directory)
-    chosen = pick(results, arm, budget, seed)
+    chosen = pick(results, arm, budget, seed, target)
     pool_key = next(stage["key"] for stage in stages_of(directory) if stage["stage"] == "examples" and stage["label"] == "pool")
     kept, pool = read_selection(_artifact(store, chosen.key)), _artifact(store, pool_key)
     ids = [str(row) for row in kept["id"]]
@@ -44,12 +46,18 @@ def publish(directory: Path, store: Path, arm: str, to: Path, *, budget: str | N
     return len(ids)
 
 
-def pick(results: Results, arm: str, budget: str | None, seed: int | None) -> SelectionRow:
+def pick(results: Results, arm: str, budget: str | None, seed: int | None, target: str | None = None) -> SelectionRow:
     """The one selection that is meant; ExportError that lists those there are."""
     mine = [row for row in results.selections if row.arm == arm]
     if not mine:
         known = dict.fromkeys(row.arm for row in results.selections)
         raise ExportError(f"run {results.name} has no selection of arm {arm!r}; there are {', '.join(known) or 'none'}")
+    targets = [name for name in dict.fromkeys(row.target for row in mine) if name]
+    if target is None and len(targets) > 1:
+        raise ExportError(f"arm {arm} selected for several targets; add --target with one of {', '.join(targets)}")
+    if target is not None and targets and target not in targets:
+        raise ExportError(f"arm {arm} did not select for target {target!r}; there are {', '.join(targets)}")
+    mine = [row for row in mine if target is None or row.target in (None, target)]
     budgets = list(dict.fromkeys(row.budget for row in mine))
     if budget is None and len(budgets) > 1:
         raise ExportError(f"arm {arm} was run at several budgets; add --budget with one of {', '.join(budgets)}")
@@ -78,11 +86,11 @@ def _card(results: Results, chosen: SelectionRow) -> Card:
     recipe: Mapping[str, Any] = yaml.safe_load(results.recipe)
     method = recipe["arms"].get(chosen.arm, {"selector": {"name": chosen.arm}})
     features = {name: recipe["features"][name] for name in map(method.get, ("vectors", "scores", "similarity")) if name}
-    compared = [c for c in results.comparisons if c.arm == chosen.arm and c.budget == chosen.budget and c.verdict]
+    compared = [c for c in results.comparisons if (c.arm, c.budget) == (chosen.arm, chosen.budget) and c.target in (None, chosen.target) and c.verdict]
     return Card(
         name=f"{results.name}: {chosen.arm}",
         arm=chosen.arm,
-        target=", ".join(results.targets),
+        target=chosen.target or ", ".join(results.targets),
         budget=chosen.budget,
         seed=chosen.seed,
         pool_rows=results.pool.used,

@@ -8,6 +8,7 @@ from typing import Any
 from curate.cluster import InProcess, LocalDask
 from curate.core import Artifact
 from curate.store import MakeTogether, Request, Store, Workspace, seconds_to_build
+from curate.training.reporters import ReporterName
 
 
 @dataclass
@@ -20,6 +21,9 @@ class Session:
     device: str
     announce: Callable[[str, str], None]  # stage, label
     outputs: tuple[Path, ...] = ()  # folders that curate writes to
+    run_folder: Path = Path()  # RUNS/<name>
+    report_to: tuple[ReporterName, ...] = ()  # who hears of every training step
+    processes: int = 1  # that train one model together
     stages: list[dict[str, Any]] = field(default_factory=list)
 
     def build(

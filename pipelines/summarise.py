@@ -10,25 +10,32 @@ import numpy as np
 
 from curate import __version__
 from curate.core import Artifact, Strings
+from curate.data.examples import opened
 from curate.data.examples import quarantined as set_aside
 from curate.features import quarantined
 from curate.fidelity import OVERLAP, SPEARMAN
-from curate.pipelines.cells import Outcome
-from curate.pipelines.evaluate import item_scores
+from curate.pipelines.cells import Chosen, Outcome
+from curate.pipelines.compare import compare
+from curate.pipelines.describe import describe_experiment
+from curate.pipelines.describe_length import length_alarms
+from curate.pipelines.evaluate import AnyExamination
 from curate.pipelines.examine_file import FileExamination
 from curate.pipelines.experiment import Experiment
 from curate.pipelines.features import Scored
+from curate.pipelines.likelihood_of_target import TargetLikelihood
 from curate.pipelines.session import Session
 from curate.recipe import Recipe
-from curate.report.results import Cell, CertificateRow, Comparison, DataSummary, FeatureRow, QuarantinedRow, Results, SelectionRow, Stage, TaskScore
-from curate.statistics import paired_difference, standard_error, verdict
+from curate.report.results import Cell, CertificateRow, DataSummary, FeatureRow, QuarantinedRow, Results, SelectionRow, Stage, TaskScore
 from curate.store import seconds_to_build
 
+FEW_ITEMS = 30
+_UNTRAINED = {"tokens": 0, "steps": 0, "planned_tokens": 0, "best_step": None}
 FIDELITY = ("spearman", "overlap", "overlap_per_target", "pearson_by_law", "width_by_law", "rows", "targets")
 
 
 def summarise(recipe: Recipe, session: Session, experiment: Experiment, *, seconds: float, command: str) -> Results:
     """The results of a run; comparisons are over the same items, each arm against random."""
+    compared, described = compare(recipe, experiment), describe_experiment(session, experiment)
     return Results(
         name=recipe.name,
         version=__version__,
@@ -38,13 +45,14 @@ def summarise(recipe: Recipe, session: Session, experiment: Experiment, *, secon
         hardware=hardware(session.device),
         recipe=recipe_text(recipe),
         pool=_data(experiment.pool),
-        targets={", ".join(recipe.target): _data(experiment.target)},
-        features=[_feature(session, name, scored, artifact) for name, scored in experiment.features.items() for artifact in scored.artifacts()],
-        selections=[_selection(chosen.arm, str(chosen.budget), chosen.seed, chosen.artifact) for chosen in experiment.chosen],
-        cells=[_cell(experiment, outcome) for outcome in experiment.outcomes],
-        comparisons=_comparisons(recipe, experiment),
+        targets={aim.name or ", ".join(recipe.target): _data(aim.target) for aim in experiment.aims},
+        features=_features(session, experiment),
+        selections=[_selection(chosen, described.longer[chosen.artifact.key]) for chosen in experiment.chosen],
+        cells=[_cell(outcome) for outcome in experiment.outcomes],
+        **vars(compared),
+        **{name: value for name, value in vars(described).items() if name != "longer"},
         stages=[Stage(**stage) for stage in session.stages],
-        warnings=_warnings(recipe, experiment),
+        warnings=[*_warnings(recipe, experiment), *length_alarms(recipe, experiment, described.longer)],
         quarantined=_quarantined(experiment),
     )
 
@@ -77,6 +85,18 @@ def _data(artifact: Artifact) -> DataSummary:
     return DataSummary(**{name: summary[name] for name in DataSummary.model_fields if name in summary})
 
 
+def _features(session: Session, experiment: Experiment) -> list[FeatureRow]:
+    """Every feature once; one that depends on the target once for each, with the target's name."""
+    rows: dict[str, FeatureRow] = {}
+    for aim in experiment.aims:
+        for name, scored in aim.features.items():
+            for artifact in scored.artifacts():
+                if artifact.key not in rows:
+                    own = f"{name} ({aim.name})" if aim.name and scored.similarity and artifact is scored.similarity[0] else name
+                    rows[artifact.key] = _feature(session, own, scored, artifact)
+    return list(rows.values())
+
+
 def _feature(session: Session, name: str, scored: Scored, artifact: Artifact) -> FeatureRow:
     summary = artifact.manifest["summary"]
     cached = any(stage["key"] == artifact.key and stage["cached"] for stage in session.stages)
@@ -97,73 +117,41 @@ def _feature(session: Session, name: str, scored: Scored, artifact: Artifact) ->
     )
 
 
-def _selection(arm: str, budget: str, seed: int, artifact: Artifact) -> SelectionRow:
-    summary = artifact.manifest["summary"]
+def _selection(chosen: Chosen, longer: float) -> SelectionRow:
+    summary = chosen.artifact.manifest["summary"]
     certificate = CertificateRow(**summary["certificate"]) if summary["certificate"] else None
-    shown = {name: summary[name] for name in ("rows", "tokens", "supervised_tokens", "groups")}
-    return SelectionRow(arm=arm, budget=budget, seed=seed, certificate=certificate, key=artifact.key, seconds=seconds_to_build(artifact), **shown)
+    return SelectionRow(
+        arm=chosen.arm,
+        target=chosen.target or None,
+        budget=str(chosen.budget),
+        seed=chosen.seed,
+        certificate=certificate,
+        longer=longer,
+        matched_to=chosen.matched_to,
+        key=chosen.artifact.key,
+        seconds=seconds_to_build(chosen.artifact),
+        **{name: summary[name] for name in ("rows", "tokens", "supervised_tokens", "groups")},
+    )
 
 
-def _cell(experiment: Experiment, outcome: Outcome) -> Cell:
-    trained = outcome.checkpoint.manifest["summary"] if outcome.checkpoint else {"tokens": 0, "steps": 0}
-    tasks = [
-        TaskScore(
-            task=examination.label, **{name: artifact.manifest["summary"][name] for name in ("metric", "mean", "standard_error", "n", "higher_is_better")}
-        )
-        for examination, artifact in zip(experiment.examinations, outcome.evaluations, strict=True)
-    ]
-    seconds = sum(seconds_to_build(artifact) for artifact in (outcome.checkpoint, *outcome.evaluations) if artifact)
+def _cell(outcome: Outcome) -> Cell:
+    trained: Mapping[str, Any] = outcome.checkpoint.manifest["summary"] if outcome.checkpoint else _UNTRAINED
+    metrics = ("metric", "mean", "standard_error", "n", "higher_is_better")
+    tasks = [TaskScore(task=label, **{name: artifact.manifest["summary"][name] for name in metrics}) for label, artifact in outcome.evaluations.items()]
+    seconds = sum(seconds_to_build(artifact) for artifact in (outcome.checkpoint, *outcome.evaluations.values()) if artifact)
     return Cell(
         arm=outcome.arm,
         budget=outcome.budget,
         seed=outcome.seed,
+        target=outcome.target or None,
         tasks=tasks,
         train_tokens=trained["tokens"],
+        planned_tokens=trained["planned_tokens"],
         steps=trained["steps"],
+        stopped_at=trained["best_step"],
+        failed=outcome.failed,
         seconds=round(seconds, 3),
         key=outcome.checkpoint.key if outcome.checkpoint else "",
-    )
-
-
-def _comparisons(recipe: Recipe, experiment: Experiment) -> list[Comparison]:
-    compared = []
-    if not experiment.outcomes:
-        return []
-    for number, examination in enumerate(experiment.examinations):
-        for budget in map(str, recipe.budgets):
-            tables = _tables(experiment.outcomes, number, budget)
-            kind = (examination.metric, examination.higher_is_better)
-            compared += [_compare(examination.label, kind, budget, arm, table, tables.get("random")) for arm, table in tables.items()]
-    return compared
-
-
-def _tables(outcomes: Sequence[Outcome], number: int, budget: str) -> Mapping[str, np.ndarray[Any, Any]]:
-    """(seeds, items) scores of every arm at this budget, items in one order."""
-    scores: dict[str, list[list[float]]] = {}
-    for outcome in outcomes:
-        if outcome.budget in ("", budget):
-            by_id = item_scores(outcome.evaluations[number])
-            scores.setdefault(outcome.arm, []).append([by_id[item] for item in sorted(by_id)])
-    return {arm: np.array(rows) for arm, rows in scores.items()}
-
-
-def _compare(task: str, kind: tuple[str, bool], budget: str, arm: str, table: Any, baseline: Any) -> Comparison:
-    metric, higher = kind
-    error = standard_error(table)
-    interval = paired_difference(table, baseline) if baseline is not None and arm != "random" and table.shape[1] > 1 else None
-    return Comparison(
-        task=task,
-        metric=metric,
-        budget=budget,
-        arm=arm,
-        mean=float(table.mean()),
-        standard_error=error,
-        seeds=len(table),
-        n=table.shape[1],
-        difference=interval.difference if interval else None,
-        low=interval.low if interval else None,
-        high=interval.high if interval else None,
-        verdict=verdict(interval, higher, metric) if interval else "",
     )
 
 
@@ -185,12 +173,13 @@ def _unfaithful(name: str, pilot: Mapping[str, Any]) -> list[str]:
 
 
 def _quarantined(experiment: Experiment) -> list[QuarantinedRow]:
-    parts = (("pool", experiment.pool), ("target", experiment.target))
+    parts = [("pool", experiment.pool), *((f"target {aim.name}".strip(), aim.target) for aim in experiment.aims)]
     unread = [QuarantinedRow(part=part, **row) for part, artifact in parts for row in set_aside(artifact.path)]
-    for name, scored in experiment.features.items():
-        unread += [QuarantinedRow(part=name, id=row, reason=reason) for artifact in scored.artifacts() for row, reason in quarantined(artifact)]
-        unread += [QuarantinedRow(part=f"{name} (target)", id=row, reason=reason) for row, reason in _target_aside(scored)]
-    return unread
+    for aim in experiment.aims:
+        for name, scored in aim.features.items():
+            unread += [QuarantinedRow(part=name, id=row, reason=reason) for artifact in scored.artifacts() for row, reason in quarantined(artifact)]
+            unread += [QuarantinedRow(part=f"{name} (target {aim.name})".replace(" )", ")"), id=row, reason=reason) for row, reason in _target_aside(scored)]
+    return list(dict.fromkeys(unread))
 
 
 def _target_aside(scored: Scored) -> list[tuple[str, str]]:
@@ -200,35 +189,52 @@ def _target_aside(scored: Scored) -> list[tuple[str, str]]:
 
 def _unshared(experiment: Experiment) -> list[str]:
     """Why evaluations ran without sharing prefixes, each reason once."""
-    reasons = {artifact.manifest["summary"]["unshared"] for outcome in experiment.outcomes for artifact in outcome.evaluations}
+    reasons = {artifact.manifest["summary"]["unshared"] for outcome in experiment.outcomes for artifact in outcome.evaluations.values()}
     return [f"evaluation without shared prefixes, one request at a time: {reason}" for reason in sorted(reasons) if reason]
 
 
 def _warnings(recipe: Recipe, experiment: Experiment) -> list[str]:
-    from curate.data.examples import opened
-
-    warnings = []
-    pool, target = opened(experiment.pool.path).ids, opened(experiment.target.path).ids
+    warnings = [f"{outcome.label} has no model: {outcome.failed}" for outcome in experiment.outcomes if outcome.failed]
+    pool = opened(experiment.pool.path).ids
     for examination in experiment.examinations:
-        if isinstance(examination, FileExamination):
-            warnings.append(f"items of {examination.label} come from a task file and were compared with neither the pool nor the target")
-            continue
-        everything = opened(examination.items).ids
-        items = everything[list(examination.rows)]
-        if shared := _shared(items, pool):
-            warnings.append(f"{shared} of {len(items)} items of {examination.label} are also in the pool, word for word: scores on them measure memory")
-        if left := _shared(target, everything):
-            warnings.append(f"{left} rows of {examination.label}'s data are target rows and were left out of the evaluation")
+        warnings += _about_items(examination, pool, [opened(aim.target.path).ids for aim in experiment.aims])
     warnings += _unshared(experiment)
-    for name, scored in experiment.features.items():
-        warnings += [*scored.notes, *_unfaithful(name, scored.pilot)]
-        for artifact in scored.artifacts():
-            if aside := quarantined(artifact):
-                warnings.append(f"feature {name}: {len(aside)} rows had no usable number and were set aside")
-        if aside := _target_aside(scored):
-            warnings.append(f"feature {name}: {len(aside)} target rows had no usable number and were not compared with")
+    for aim in experiment.aims:
+        for name, scored in aim.features.items():
+            warnings += _about_feature(f"{name} for {aim.name}" if aim.name else name, scored)
+    if recipe.model.dtype == "bfloat16" and recipe.model.lora is None:
+        warnings.append("all weights were trained in bfloat16, which loses small updates: model.dtype: float32 with train.precision: bfloat16 keeps them")
     if len(recipe.seeds) == 1:
         warnings.append("one seed: intervals cover the choice of items only, not the luck of training")
     if "random" not in recipe.baselines:
         warnings.append("no random baseline: nothing says whether selection helped")
-    return warnings
+    return list(dict.fromkeys(warnings))
+
+
+def _about_items(examination: AnyExamination, pool: Strings, targets: Sequence[Strings]) -> list[str]:
+    """What is doubtful about the items of an evaluation."""
+    if isinstance(examination, TargetLikelihood):
+        return []
+    if isinstance(examination, FileExamination):
+        return [f"items of {examination.label} come from a task file and were compared with neither the pool nor the target"]
+    everything = opened(examination.items).ids
+    items = everything[list(examination.rows)]
+    found = []
+    if shared := _shared(items, pool):
+        found.append(f"{shared} of {len(items)} items of {examination.label} are also in the pool, word for word: scores on them measure memory")
+    if left := sum(_shared(target, everything) for target in targets):
+        found.append(f"{left} rows of {examination.label}'s data are target rows and were left out of the evaluation")
+    if len(items) < FEW_ITEMS:
+        found.append(f"{examination.label} asks {len(items)} items, too few for most claims: a difference must be very large to show; give it more data")
+    return found
+
+
+def _about_feature(name: str, scored: Scored) -> list[str]:
+    """What is doubtful about the numbers of a feature."""
+    found = [*scored.notes, *_unfaithful(name, scored.pilot)]
+    for artifact in scored.artifacts():
+        if aside := quarantined(artifact):
+            found.append(f"feature {name}: {len(aside)} rows had no usable number and were set aside")
+    if aside := _target_aside(scored):
+        found.append(f"feature {name}: {len(aside)} target rows had no usable number and were not compared with")
+    return found

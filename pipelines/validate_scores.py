@@ -99,16 +99,16 @@ def _share(text: str) -> Budget:
 
 def measure(recipe: Recipe, session: Session, feature: str, subsets: int, share: Budget, seed: int) -> Validation:
     """Score the pool with the one feature, retrain on every subset, and compare."""
-    alone = recipe.model_copy(update={"arms": {feature: _arm(recipe, feature)}, "evaluate": [], "budgets": []})
+    alone = recipe.model_copy(update={"arms": {feature: _arm(recipe, feature)}, "evaluate": [], "budgets": [], "per_target": False, "controls": {}})
     pool = opened(run(alone, session, until="prepare").pool.path)
     size = share.costs(open_features(pool)[0])[1]
     if size < 1:
         raise DataError(f"--fraction {share} of the {len(pool)} pool rows is not one row; raise it")
     experiment = run(alone, session, until="score")
-    target = opened(experiment.target.path)
+    target = opened(experiment.aims[0].target.path)
     claims = claims_of(experiment, feature, pool, target)
     handle = resolve(recipe.model, session.folder)
-    common = (size, seed, handle, experiment.pool, experiment.target, recipe.train, session.store.root, session.device)
+    common = (size, seed, handle, experiment.pool, experiment.aims[0].target, recipe.train, session.store.root, session.device)
     session.announce("retrain", f"{subsets} models on {size} of {len(pool)} rows")
     losses = list(session.cluster.map(retrain, [Retraining(number, *common) for number in range(subsets)], label="retrain"))
     by_id = [read_json(artifact.path / LOSSES) for artifact in losses]
@@ -146,7 +146,7 @@ def _score(found: Estimate) -> Score:
 
 def claims_of(experiment: Experiment, feature: str, pool: Examples, target: Examples) -> Claims:
     """The feature's numbers: scores, similarities without a sketch where there are such, else inner products of the vectors."""
-    scored = experiment.features[feature]
+    scored = experiment.aims[0].features[feature]
     if scored.scores:
         features, rows = open_features(pool, scores=scored.scores)
         return Claims(np.asarray(features.scores), rows, np.arange(len(target)), "scores")

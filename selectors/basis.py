@@ -34,6 +34,7 @@ class Basis(Selector):
     name: Literal["basis"] = Field(default="basis", description="The selector's name in a recipe.")
     needs: ClassVar[frozenset[str]] = frozenset({"vectors"})
     diverse: ClassVar[bool] = True
+    heeds_target: ClassVar[bool] = False
     overlap: Literal["auto", "jaccard", "cosine"] = Field(
         default="auto", description="How alike two rows are: Jaccard, for zeros and ones only, or |cos|; auto takes Jaccard where it can."
     )

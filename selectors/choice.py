@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +42,7 @@ class Choice(Selector):
     """
 
     name: Literal["choice"] = Field(default="choice", description="The selector's name in a recipe.")
+    heeds_target: ClassVar[bool] = False
     chooser: Similarity | LocalModel | Endpoint = Field(default=Similarity(), discriminator="kind", description="Who chooses: similarity, local or endpoint.")
     candidates: int = Field(default=10, ge=2, le=26, description="Rows that one is chosen from.")
     shown: int = Field(default=20, ge=0, le=1000, description="Kept rows that a language model sees, drawn at random for each decision.")

@@ -26,6 +26,7 @@ class D4(Selector):
     name: Literal["d4"] = Field(default="d4", description="The selector's name in a recipe.")
     needs: ClassVar[frozenset[str]] = frozenset({"vectors"})
     diverse: ClassVar[bool] = True
+    heeds_target: ClassVar[bool] = False
     dedup_share: float = Field(default=0.75, gt=0, le=1, description="The share of the pool that deduplication leaves at most.")
     keep: Literal["hard", "easy", "random"] = Field(
         default="hard", description="Which of two alike rows comes first: the farther from its centroid, the nearer, or by chance."

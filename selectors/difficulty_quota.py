@@ -41,6 +41,7 @@ class DifficultyQuota(Selector):
 
     name: Literal["difficulty_quota"] = Field(default="difficulty_quota", description="The selector's name in a recipe.")
     needs: ClassVar[frozenset[str]] = frozenset({"scores"})
+    heeds_target: ClassVar[bool] = False
     quota: Literal["difficulty", "uniform"] = Field(default="difficulty", description="Quotas in proportion to the fail rate (Prop2Diff), or equal ones.")
     score_is: Literal["fail_rate", "wrong"] = Field(
         default="fail_rate",

@@ -35,6 +35,7 @@ class Diffusion(Selector):
 
     name: Literal["diffusion"] = Field(default="diffusion", description="The selector's name in a recipe.")
     needs: ClassVar[frozenset[str]] = frozenset({"vectors"})
+    heeds_target: ClassVar[bool] = False
     neighbours: int = Field(default=10, ge=1, le=10_000, description="How many rows each row points to.")
     rounds: int = Field(default=32, ge=1, le=1_000_000, description="Reverse-reachable sets of each row; small pools get more, so that there are 10,000 sets.")
 

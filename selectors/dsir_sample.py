@@ -21,6 +21,7 @@ class DsirSample(Selector):
 
     name: Literal["dsir_sample"] = Field(default="dsir_sample", description="The selector's name in a recipe.")
     needs: ClassVar[frozenset[str]] = frozenset({"scores"})
+    heeds_target: ClassVar[bool] = False
     temperature: float = Field(default=1.0, ge=1e-6, le=1e6, description="Divides the scores: larger is closer to uniform, smaller closer to the top.")
 
     def select(self, pool: Features, budget: Budget, *, target: Features | None = None, context: Context = Context()) -> Selection:

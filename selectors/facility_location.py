@@ -24,6 +24,7 @@ class FacilityLocation(PairwiseSelector):
     name: Literal["facility_location"] = Field(default="facility_location", description="The selector's name in a recipe.")
     needs: ClassVar[frozenset[str]] = frozenset({"vectors"})
     diverse: ClassVar[bool] = True
+    heeds_target: ClassVar[bool] = False
     version: ClassVar[int] = 2  # beyond 100,000 rows neighbours are approximate
     kernel: Literal["cosine"] = Field(default="cosine", description="The similarity s: (1 + cosine) / 2.")
 

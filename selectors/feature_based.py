@@ -20,6 +20,7 @@ class FeatureBased(SubmodularSelector):
 
     name: Literal["feature_based"] = Field(default="feature_based", description="The selector's name in a recipe.")
     needs: ClassVar[frozenset[str]] = frozenset({"vectors"})
+    heeds_target: ClassVar[bool] = False
     concave: Literal["root", "log"] = Field(default="root", description="g: root is the square root, whatever the scale; log is log(1 + total).")
 
     def objective(self, pool: Features, target: Features | None, share: float, *, device: str = "cpu", stored: bool = True) -> Objective:

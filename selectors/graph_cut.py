@@ -22,6 +22,7 @@ class GraphCut(SubmodularSelector):
 
     name: Literal["graph_cut"] = Field(default="graph_cut", description="The selector's name in a recipe.")
     needs: ClassVar[frozenset[str]] = frozenset({"vectors"})
+    heeds_target: ClassVar[bool] = False
     redundancy: float = Field(default=0.5, ge=0, le=1e6, description="w, the weight of similarity among kept rows; above 1/2 f may fall on large sets.")
 
     def objective(self, pool: Features, target: Features | None, share: float, *, device: str = "cpu", stored: bool = True) -> Objective:

@@ -31,6 +31,7 @@ class KCenter(Selector):
     seeded: ClassVar[bool] = False
     diminishing: ClassVar[bool] = True
     diverse: ClassVar[bool] = True
+    heeds_target: ClassVar[bool] = False
     version: ClassVar[int] = 2
 
     def select(self, pool: Features, budget: Budget, *, target: Features | None = None, context: Context = Context()) -> Selection:

@@ -21,6 +21,7 @@ class LogDeterminant(SubmodularSelector):
 
     name: Literal["log_determinant"] = Field(default="log_determinant", description="The selector's name in a recipe.")
     needs: ClassVar[frozenset[str]] = frozenset({"vectors"})
+    heeds_target: ClassVar[bool] = False
     scale: float = Field(default=1.0, gt=0, le=1e6, description="a: the larger, the more a direction counts that hardly any kept row has.")
 
     def objective(self, pool: Features, target: Features | None, share: float, *, device: str = "cpu", stored: bool = True) -> Objective:

@@ -99,6 +99,7 @@ class LossCoreset(Selector):
 
     name: Literal["loss_coreset"] = Field(default="loss_coreset", description="The selector's name in a recipe.")
     needs: ClassVar[frozenset[str]] = frozenset({"vectors"})
+    heeds_target: ClassVar[bool] = False
     label: Literal["auto", "score", "group"] = Field(
         default="auto", description="What the model predicts: the score, by ridge regression, or the group, by softmax; auto: the score if there is one."
     )

@@ -24,6 +24,7 @@ class MaskGreedy(MaskSelector):
 
     name: Literal["mask_greedy"] = Field(default="mask_greedy", description="The selector's name in a recipe.")
     seeded: ClassVar[bool] = False
+    heeds_target: ClassVar[bool] = False
 
     def select(self, pool: Features, budget: Budget, *, target: Features | None = None, context: Context = Context()) -> Selection:
         order, rows = by_id(pool)

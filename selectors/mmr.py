@@ -25,6 +25,7 @@ class Mmr(MaskSelector):
 
     name: Literal["mmr"] = Field(default="mmr", description="The selector's name in a recipe.")
     seeded: ClassVar[bool] = False
+    heeds_target: ClassVar[bool] = False
     quality_weight: float = Field(default=0.5, ge=0, le=1, description="w: the weight of quality; unlikeness has the rest.")
     diversity: Form = Field(default="pairwise", description="The diversity that the certificate measures; the choice of rows does not depend on it.")
 

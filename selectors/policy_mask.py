@@ -34,6 +34,7 @@ class PolicyMask(MaskSelector):
     """
 
     name: Literal["policy_mask"] = Field(default="policy_mask", description="The selector's name in a recipe.")
+    heeds_target: ClassVar[bool] = False
     version: ClassVar[int] = 2
     policy: Policy = Field(default="plackett_luce", description="Masks of exactly K rows, or of independent rows.")
     credit: Credit = Field(default="marginal", description="What a row is credited with: its own effect, or its mask's reward.")

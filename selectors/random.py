@@ -1,6 +1,6 @@
 """Rows in a random order: the control that every other selector must beat."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -18,6 +18,7 @@ class Random(Selector):
     """
 
     name: Literal["random"] = Field(default="random", description="The selector's name in a recipe.")
+    heeds_target: ClassVar[bool] = False
 
     def select(self, pool: Features, budget: Budget, *, target: Features | None = None, context: Context = Context()) -> Selection:
         order, rows = by_id(pool)

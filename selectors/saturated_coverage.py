@@ -23,6 +23,7 @@ class SaturatedCoverage(PairwiseSelector):
 
     name: Literal["saturated_coverage"] = Field(default="saturated_coverage", description="The selector's name in a recipe.")
     needs: ClassVar[frozenset[str]] = frozenset({"vectors"})
+    heeds_target: ClassVar[bool] = False
     saturation: float = Field(
         default=1.0, gt=0, le=1e6, description="Enough, in units of what an average subset of this size gives a row; large: never enough."
     )

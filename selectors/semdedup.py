@@ -31,6 +31,7 @@ class Semdedup(Selector):
     name: Literal["semdedup"] = Field(default="semdedup", description="The selector's name in a recipe.")
     needs: ClassVar[frozenset[str]] = frozenset({"vectors"})
     diverse: ClassVar[bool] = True
+    heeds_target: ClassVar[bool] = False
     mode: Literal["semdedup", "greedy_keep_first", "connected_component"] = Field(
         default="semdedup", description="A row goes for any earlier row, for a kept earlier row, or for a chain of rows that leads to an earlier one."
     )

@@ -22,6 +22,7 @@ class SetCover(PairwiseSelector):
 
     name: Literal["set_cover"] = Field(default="set_cover", description="The selector's name in a recipe.")
     needs: ClassVar[frozenset[str]] = frozenset({"vectors"})
+    heeds_target: ClassVar[bool] = False
     covers: Literal["rows", "columns"] = Field(default="rows", description="What is to be covered: similar pool rows, or the vectors' positive columns.")
     threshold: float = Field(default=0.7, ge=-1, le=1, description="The cosine from which a row covers another.")
 

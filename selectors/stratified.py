@@ -1,7 +1,7 @@
 """Every group its quota: sources, labels or sub-tasks in proportion, in equal parts, or in shares of your own."""
 
 from collections.abc import Mapping
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,7 @@ class Stratified(Selector):
     """
 
     name: Literal["stratified"] = Field(default="stratified", description="The selector's name in a recipe.")
+    heeds_target: ClassVar[bool] = False
     quotas: Literal["proportional", "equal"] | Annotated[Mapping[str, Share], Field(min_length=1)] = Field(
         default="proportional", description="The groups' shares of the budget: as the pool has them, equal, or by name, such as {code: 2, web: 1}."
     )

@@ -36,7 +36,7 @@ def run(command_line: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsy
         options = ["--until", until, "--quiet", "--workers", "1"] if command == "run" else []
         code = command_line(command, "bad.yaml", *overrides, *options)
         said = capsys.readouterr()
-        assert said.out == "" and "Traceback" not in said.err
+        assert (said.out == "" or until == "train") and "Traceback" not in said.err  # a run goes on without the models that diverge, and reports
         assert said.err.startswith("error: ") and said.err.count("\n") == 1
         return code, said.err
 

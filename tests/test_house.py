@@ -145,7 +145,8 @@ def test_no_text_names_a_path_of_one_machine(texts: dict[str, str]) -> None:
 
 def test_every_library_that_is_imported_is_declared(root: Path, trees: dict[str, ast.Module]) -> None:
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
-    wanted = [*project["dependencies"], *(line for name in ("cpu", "gpu", "lm-eval") for line in project["optional-dependencies"][name])]
+    extras = ("cpu", "gpu", "lm-eval", "tensorboard", "wandb")
+    wanted = [*project["dependencies"], *(line for name in extras for line in project["optional-dependencies"][name])]
     names = [re.split(r"[^\w.-]", line.lower())[0] for line in wanted]
     declared = {word for name in names for word in IMPORTED_AS.get(name, name.replace("-", "_")).split()}
     imported: dict[str, str] = {}

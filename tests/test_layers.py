@@ -17,6 +17,7 @@ TENSOR = {
         *("harness.exam", "kernel_features", "kfac", "model", "moments", "projection", "readers", "rowwise", "train", "woodbury"),
         *(f"compression.{name}" for name in ("codec", "corrected", "low_rank", "prefix", "quantised", "recomputed")),
         *(f"inference.{name}" for name in ("attention", "decoding", "engine", "generation", "growing", "own_attention", "passes", "prefill", "probe")),
+        *(f"training.{name}" for name in ("attending", "chunked", "fitness", "joint", "packed", "parts", "state", "stretches")),
         *(f"inference.{name}" for name in ("activated", "activated_plan", "mixed", "propagation", "sampling", "scoring", "stores", "variants")),
     )
 }
@@ -26,6 +27,8 @@ LEVEL = {name: level for level, name in enumerate(LAYERS)}
 
 
 def level(module: str) -> int:
+    if module.startswith("curate.cli"):
+        return LEVEL["curate.cli"]
     if module.startswith(tuple(f"{kind}." for kind in METHODS)):
         return LEVEL["method"]
     if module.startswith("curate.pipelines."):

@@ -96,6 +96,10 @@ def _check_determinism(selector: Selector, pool: Features, target: Features) -> 
         if not selector.seeded:
             other = selector.select(pool, budget, target=target, context=Context(seed=6))
             require(same(pool, once, pool, other), f"{selector.name}: says that it is not seeded, but another seed gives other rows")
+        if not selector.heeds_target:
+            for others in (None, subset(target, np.asarray([0]))):
+                other = selector.select(pool, budget, target=others, context=Context(seed=5))
+                require(same(pool, once, pool, other), f"{selector.name}: says that it does not heed the target, but another target gives other rows")
         twin = type(selector).model_validate(selector.model_dump()).select(pool, budget, target=target, context=Context(seed=5))
         require(same(pool, once, pool, twin), f"{selector.name}: an instance with equal fields gives different rows")
         shuffled, goals = subset(pool, rng.permutation(len(pool))), subset(target, rng.permutation(len(target)))

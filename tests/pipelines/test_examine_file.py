@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from curate.errors import IntegrityError
+from curate.evaluations import Evaluate
 from curate.model import ModelHandle, cached, resolve
 from curate.pipelines.examine_file import FileExamination, examine_file, in_tokens
-from curate.recipe import Evaluate, read_recipe
+from curate.recipe import read_recipe
 from curate.settings import ModelSpec
 from tests.pipelines.asked_tasks import CHOICE, FREE, PROMPT, ROWS, WHOLE, evaluated, nats, plain, tasks_in, tokenizer_of
 
@@ -54,7 +55,9 @@ def test_a_recipe_with_task_files_runs_and_its_report_has_them(command_line: Com
     assert command_line("run", recipe, *where) == 0
     results = json.loads((tmp_path / "runs" / "filed" / "results.json").read_bytes())
     found = {(one["task"], one["arm"]): one for one in results["comparisons"]}
-    assert {(task, one["metric"], one["n"]) for (task, _), one in found.items()} == {("choice", "acc", 10), ("spoken", "exact_match", 4)}
+    assert {(task, one["metric"], one["n"]) for (task, _), one in found.items()} == {
+        *(("choice", "acc", 10), ("spoken", "exact_match", 4), ("likelihood of the target", "nll", 8))
+    }
     assert {arm for _, arm in found} == {"zero_shot", "random"}
     alone = evaluated(tiny, [str(tmp_path / "tasks" / "choice.yaml")], tmp_path / "alone")
     assert found["choice", "zero_shot"]["mean"] == alone.examined[0].metrics[0].value
