@@ -4,8 +4,8 @@ from statistics import fmean
 
 from curate.report.fidelity import fidelity_lines
 from curate.report.results import Comparison, Results
-from curate.report.tables import Kinds, Proof, Section, Task, higher_is_better, kinds, outcome, proofs
-from curate.report.wording import count, number
+from curate.report.tables import REFERENCES, Kinds, Proof, Section, Task, alone, controls, higher_is_better, kinds, outcome, proofs
+from curate.report.wording import count, heading, number
 
 _APART = 1.25  # trained tokens that differ by more than this factor are worth a word
 
@@ -13,7 +13,8 @@ _APART = 1.25  # trained tokens that differ by more than this factor are worth a
 def headlines(results: Results, found: list[Section]) -> list[str]:
     """One sentence per target, budget and task: the best arm's verdict and how the others did."""
     directions = higher_is_better(results)
-    return [_headline(section, task, directions[task]) for section in found for task in section.tasks if _compared(section, task)]
+    copies = controls(results)
+    return [_headline(section, task, directions[task], arms) for section in found for task in section.tasks if (arms := _compared(section, task, copies))]
 
 
 def notes(results: Results, found: list[Section]) -> list[str]:
@@ -21,15 +22,14 @@ def notes(results: Results, found: list[Section]) -> list[str]:
     differences = [c for c in results.comparisons if c.difference is not None]
     lines = []
     if differences:
-        chance = len(differences) * 0.05
         lines.append(
-            f"Differences are against {differences[0].baseline}, with 95% intervals over items and seeds; unclear means not distinguishable from it. "
-            f"Each interval holds on its own: of {len(differences)} differences, about {count(max(round(chance, 1), 0.1))} would exclude zero by chance. "
+            f"Differences are against {differences[0].baseline}, with 95% intervals over items and seeds. Each interval holds on its own; a verdict also "
+            "has to hold by Holm's rule over all arms and budgets of its task, so that among all of them one is wrong with a chance of at most 5%. "
             "The order of the arms among themselves is not tested, and the best of several looks better than it is."
         )
     if any(c.seeds == 1 for c in differences if c.arm not in ("zero_shot", "full")):
         lines.append("Some arms ran with one seed: their intervals cover the choice of items, not the luck of training.")
-    lines += [line for section in found for line in _accounts(section, kinds(results, section))]
+    lines += [line for section in found for line in _accounts(section, kinds(results, section), controls(results))]
     return lines + [line for proof in proofs(results) if (line := _race(proof))] + fidelity_lines(results.features)
 
 
@@ -48,15 +48,15 @@ def _race(proof: Proof) -> str:
     )
 
 
-def _compared(section: Section, task: Task) -> dict[str, Comparison]:
-    mine = {arm: section.entries.get((arm, task)) for arm in section.arms if arm not in ("zero_shot", "random", "full")}
+def _compared(section: Section, task: Task, copies: set[str]) -> dict[str, Comparison]:
+    mine = {arm: section.entries.get((arm, task)) for arm in section.arms if arm not in REFERENCES and arm not in copies}
     return {arm: entry for arm, entry in mine.items() if entry is not None and entry.difference is not None}
 
 
-def _headline(section: Section, task: Task, better_up: bool) -> str:
-    arms = _compared(section, task)
+def _headline(section: Section, task: Task, better_up: bool, arms: dict[str, Comparison]) -> str:
     kind = {arm: outcome(entry, better_up) for arm, entry in arms.items()}
-    place = f"{task[0]} ({task[1]})" + (f" at {section.budget}" if section.budget else "")
+    target = f", target {section.target}" if section.target else ""
+    place = f"{task[0]} ({task[1]})" + (f" at {section.budget}" if section.budget else "") + target
     ordered = sorted(arms, key=lambda arm: (-arms[arm].mean if better_up else arms[arm].mean, arm))
     winners = [arm for arm in ordered if kind[arm] == "better"]
     losers = [arm for arm in ordered if kind[arm] == "worse"]
@@ -65,7 +65,7 @@ def _headline(section: Section, task: Task, better_up: bool) -> str:
     if not winners and not losers:
         full = section.entries.get(("full", task))
         flat = full is not None and outcome(full, better_up) == "unclear"
-        more = ", nor is training on the full pool: this task does not tell selections apart" if flat else ""
+        more = ", nor is training on the full pool: this task does not tell selections apart" if flat else _by_themselves(arms, better_up)
         return f"{place}: no arm is distinguishable from {baseline}{more}."
     first = winners[0] if winners else losers[-1]
     others = (len(winners) - (first in winners), "also better"), (len(losers) - (first in losers), "worse"), (unclear, "not distinguishable")
@@ -73,11 +73,19 @@ def _headline(section: Section, task: Task, better_up: bool) -> str:
     return f"{place}: {first} is {arms[first].verdict or kind[first]}" + (f"; of the other arms {', '.join(rest)}." if rest else ".")
 
 
-def _accounts(section: Section, taken: Kinds | None) -> list[str]:
+def _by_themselves(arms: dict[str, Comparison], better_up: bool) -> str:
+    """How many arms would be told from the baseline if there were no other comparisons."""
+    kinds_alone = [alone(entry, better_up) for entry in arms.values()]
+    found = [f"{kinds_alone.count(kind)} {kind}" for kind in ("better", "worse") if kind in kinds_alone]
+    family = max(entry.comparisons for entry in arms.values())
+    return f" once corrected for {family} comparisons; alone, {' and '.join(found)}" if found else ""
+
+
+def _accounts(section: Section, taken: Kinds | None, copies: set[str]) -> list[str]:
     if taken is None:
         return []
-    place = " at " + section.budget if section.budget else ""
-    mine = {arm: t for arm, t in taken.arms.items() if arm not in ("zero_shot", "random", "full")}
+    place = f" at {heading(section)}" if heading(section) else ""
+    mine = {arm: t for arm, t in taken.arms.items() if arm not in REFERENCES and arm not in copies}
     lines = []
     random = taken.arms.get("random")
     times = {arm: t.train_tokens / random.train_tokens for arm, t in mine.items() if random and random.train_tokens and t.train_tokens}

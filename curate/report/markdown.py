@@ -3,9 +3,10 @@
 import re
 from collections.abc import Iterable, Sequence
 
+from curate.report.controlled import HEADER, TITLE, control_rows
 from curate.report.findings import headlines, notes
 from curate.report.results import Results
-from curate.report.tables import Kinds, Section, higher_is_better, kinds, outcome, proofs, sections
+from curate.report.tables import Kinds, Section, higher_is_better, kinds, proofs, without_controls, word
 from curate.report.wording import (
     PROOF_HEADER,
     PROOF_NOTE,
@@ -26,11 +27,13 @@ _ACTIVE = re.compile(r"([\\`*{}\[\]<>#|~]|(?<!\w)_|_(?!\w))")  # an underscore i
 
 def render(results: Results) -> str:
     """A GitHub-flavoured document; nothing from data is read as markup."""
-    found = sections(results)
+    found = without_controls(results)
     taken = [(section, made) for section in found if (made := kinds(results, section))]
     parts = [f"# {escape(results.name)}", "\n".join(f"- **{escape(line)}**" for line in headlines(results, found))]
     parts += [part for section in found for part in (f"## {escape(heading(section) or 'comparison')}", _comparison(results, section))]
     parts += [part for section, made in taken for part in (f"## Rows taken{escape(_after(section))}", _taken(made))]
+    if results.controlled:
+        parts += [f"## Against{escape(TITLE.removeprefix('against'))}", table(HEADER, control_rows(results), left=4)]
     if proofs(results):
         parts += [
             "## How far from optimal a selection can be",
@@ -73,7 +76,7 @@ def _comparison(results: Results, section: Section) -> str:
         row = [arm]
         for task in section.tasks:
             entry = section.entries.get((arm, task))
-            row += [score(entry), change(entry), outcome(entry, directions[task]) if entry else ""]
+            row += [score(entry), change(entry), word(entry, directions[task]) if entry else ""]
         rows.append(row)
     return table(header, rows)
 

@@ -1,13 +1,14 @@
 """What the three renderers show, before any formatting: comparisons by target and budget, rows taken, certificates."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from statistics import fmean, variance
 from typing import Literal, NamedTuple
 
 from curate.report.results import CertificateRow, Comparison, Results, SelectionRow
 
+LEVEL = 0.05  # a p below it is a claim
 REFERENCES = ("zero_shot", "random", "full")  # shown first, in this order
-_LOWER_IS_BETTER = ("nll", "loss", "perplexity")
+LOWER_IS_BETTER = ("nll", "loss", "perplexity")
 _NAMED_KINDS = 8
 
 Task = tuple[str, str]  # task, metric
@@ -54,17 +55,34 @@ class Proof(NamedTuple):
 
 def higher_is_better(results: Results) -> dict[Task, bool]:
     """The direction of every task, as its cells say, or as its metric's name does."""
-    known = {(c.task, c.metric): c.metric not in _LOWER_IS_BETTER for c in results.comparisons}
+    known = {(c.task, c.metric): c.metric not in LOWER_IS_BETTER for c in results.comparisons}
     return known | {(score.task, score.metric): score.higher_is_better for cell in results.cells for score in cell.tasks}
 
 
 def outcome(entry: Comparison, better_up: bool) -> Outcome:
-    """Whether the interval excludes zero, and on which side; empty for the baseline itself."""
+    """Whether the difference is told from zero, and on which side, after the correction for many comparisons; empty for the baseline itself."""
+    kind = alone(entry, better_up)
+    return "unclear" if kind and entry.adjusted is not None and entry.adjusted >= LEVEL else kind
+
+
+def word(entry: Comparison, better_up: bool) -> str:
+    """The outcome; `better alone` where the interval excludes zero and the correction for many comparisons does not uphold it."""
+    kind, final = alone(entry, better_up), outcome(entry, better_up)
+    return kind if kind == final else f"{kind} alone"
+
+
+def alone(entry: Comparison, better_up: bool) -> Outcome:
+    """The same by the interval alone."""
     if entry.difference is None or entry.low is None or entry.high is None:
         return ""
     if entry.low <= 0 <= entry.high:
         return "unclear"
     return "better" if (entry.difference > 0) == better_up else "worse"
+
+
+def controls(results: Results) -> set[str]:
+    """Arms that only copy the lengths or sources of another."""
+    return {row.arm for row in results.selections if row.matched_to} | {c.baseline for c in results.controlled}
 
 
 def sections(results: Results) -> list[Section]:
@@ -75,6 +93,23 @@ def sections(results: Results) -> list[Section]:
     found = {c.target for c in scored if c.target}
     targets = [target for target in dict.fromkeys(named) if target in found] or [""]
     return [made for target in targets for budget in budgets if (made := _section(results, scored, target, budget, budgets)).arms]
+
+
+def ordered_tasks(parts: Sequence[Section]) -> list[Task]:
+    """What people want to get better at first: every task of the sections, likelihoods and losses after the others."""
+    return sorted(dict.fromkeys(task for part in parts for task in part.tasks), key=lambda task: task[1] in LOWER_IS_BETTER)
+
+
+def without_controls(results: Results) -> list[Section]:
+    """The same without the controls, which are compared with their own arms."""
+    copies = controls(results)
+    return [
+        section._replace(
+            arms=[arm for arm in section.arms if arm not in copies],
+            entries={place: entry for place, entry in section.entries.items() if place[0] not in copies},
+        )
+        for section in sections(results)
+    ]
 
 
 def kinds(results: Results, section: Section) -> Kinds | None:
@@ -126,6 +161,9 @@ def _section(results: Results, scored: list[Comparison], target: str, budget: st
         at, precision = (entry.arm, (entry.task, entry.metric)), 2 * (entry.budget == budget) + bool(entry.target)
         if precision >= fit.get(at, 0):
             entries[at], fit[at] = entry, precision
+    # What only the references were tested on belongs to another target's arms.
+    own = {task for arm, task in entries if arm not in REFERENCES}
+    entries = {at: entry for at, entry in entries.items() if not own or at[1] in own}
     tasks = list(dict.fromkeys((c.task, c.metric) for c in [*results.comparisons, *scored] if (c.arm, (c.task, c.metric)) in entries))
     arms = list(dict.fromkeys(arm for arm, _ in entries))
     better_up = higher_is_better(results)

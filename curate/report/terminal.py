@@ -9,9 +9,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from curate.report.controlled import HEADER, TITLE, control_rows
 from curate.report.findings import headlines, notes
 from curate.report.results import Results
-from curate.report.tables import Kinds, Outcome, Section, Task, higher_is_better, kinds, outcome, proofs, sections
+from curate.report.tables import Kinds, Section, Task, higher_is_better, kinds, proofs, without_controls, word
 from curate.report.wording import (
     PLUS_MINUS,
     PROOF_HEADER,
@@ -27,14 +28,14 @@ from curate.report.wording import (
     visible,
 )
 
-_STYLES: dict[Outcome, str] = {"better": "bold green", "worse": "bold red", "unclear": "dim", "": ""}
+_STYLES: dict[str, str] = {"better": "bold green", "worse": "bold red", "unclear": "dim", "": ""}
 T = TypeVar("T")
 _GAP = 2  # characters between columns
 
 
 def print_tables(results: Results, console: Console) -> None:
     """Headlines, then per target and budget the comparison and what each arm took, then certificates, notes and warnings."""
-    found = sections(results)
+    found = without_controls(results)
     for line in headlines(results, found):
         console.print(_text(line, console, "bold"))
     for section in found:
@@ -44,6 +45,8 @@ def print_tables(results: Results, console: Console) -> None:
         taken = kinds(results, section)
         for table in _taken(taken, section, console) if taken else ():
             console.print(table)
+    if results.controlled:
+        console.print(_lines(TITLE, HEADER, control_rows(results), console, right=("difference",)))
     if proofs(results):
         console.print(_certificates(results, console))
         console.print(_text(PROOF_NOTE, console, "dim"))
@@ -66,7 +69,7 @@ def _comparison(results: Results, section: Section, console: Console) -> Iterato
             title = Text("\n").join(_text(line, console) for line in column[0].split("\n"))
             table.add_column(title, justify="right" if column[0] else "left", no_wrap=True)
         for row, arm in enumerate(section.arms):
-            cells = (_text(column[row + 1], console, _STYLES[block[2][row + 1]] if i else "") for block in part for i, column in enumerate(block))
+            cells = (_text(column[row + 1], console, _STYLES.get(block[2][row + 1], "dim") if i else "") for block in part for i, column in enumerate(block))
             table.add_row(_text(arm, console), *cells)
         yield table
 
@@ -77,7 +80,7 @@ def _block(section: Section, task: Task, better_up: bool) -> list[list[Any]]:
     return [
         ["\n".join(visible(line) for line in task_lines(task, better_up)), *map(score, entries)],
         ["against random", *map(change, entries)],
-        ["", *(outcome(entry, better_up) if entry else "" for entry in entries)],
+        ["", *(word(entry, better_up) if entry else "" for entry in entries)],
     ]
 
 
@@ -101,11 +104,16 @@ def _taken(taken: Kinds, section: Section, console: Console) -> Iterator[Table]:
 
 
 def _certificates(results: Results, console: Console) -> Table:
-    table = _table("how far from optimal a selection can be", console)
-    for title in PROOF_HEADER:
-        table.add_column(title, justify="right" if title in ("objective", "bound", "gap") else "left")
-    for proof in proofs(results):
-        table.add_row(*(_text(text, console) for text in proof_cells(proof)))
+    rows = [proof_cells(proof) for proof in proofs(results)]
+    return _lines("how far from optimal a selection can be", PROOF_HEADER, rows, console, right=("objective", "bound", "gap"))
+
+
+def _lines(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], console: Console, *, right: Sequence[str]) -> Table:
+    table = _table(title, console)
+    for name in header:
+        table.add_column(name, justify="right" if name in right else "left")
+    for row in rows:
+        table.add_row(*(_text(cell, console) for cell in row))
     return table
 
 
