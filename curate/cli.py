@@ -1,15 +1,15 @@
 """The command line: it parses arguments and calls one function each; what it says goes to standard output, progress to standard error."""
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from curate.errors import ConfigError
+from curate.cli_options import AsJson, DataFolder, Device, Overrides, Quiet, RecipePath, Runs, StoreFolder, Workers, command_line, read, recipe_file, shipped
+from curate.cli_studies import advise, evaluate, explain, validate_scores
+from curate.errors import ConfigError, NumericError
 
 if TYPE_CHECKING:
-    from curate.recipe import Recipe
     from curate.report.results import Results
 
 app = typer.Typer(
@@ -19,16 +19,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-RecipePath = Annotated[str, typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a recipe that ships with curate, such as quickstart.")]
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Fields to change, such as train.epochs=2.")]
-DataFolder = Annotated[Path | None, typer.Option("--data", help="Folder that the recipe's relative paths start from; default: the recipe's own.")]
-Runs = Annotated[Path, typer.Option("--runs", help="Folder of run folders.")]
-StoreFolder = Annotated[Path, typer.Option("--store", help="Folder of artifacts; shared by all runs.")]
-Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Worker processes; default: one per core, at most 8, or one with a GPU.")]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
 
 
 @app.command()
@@ -41,61 +31,38 @@ def run(
     workers: Workers = None,
     device: Device = "auto",
     data: DataFolder = None,
+    processes: Annotated[int, typer.Option("--processes", min=1, help="Processes that train each model together: one per GPU.")] = 1,
+    report_to: Annotated[list[str] | None, typer.Option("--report-to", help="Training curves, also to tensorboard or wandb.")] = None,
     json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Run an experiment, or go on with it: score, select, train, evaluate, compare and report."""
     from curate.pipelines.launch import execute
     from curate.recipe import Runtime
+    from curate.training.reporters import reporters
 
-    path = _recipe_file(recipe)
-    typed = _read(path, overrides)
-    runtime = Runtime(store=store, runs=runs, workers=workers or 0, device=device)
-    results = execute(typed, runtime, data or path.parent, until=until or "", command=_command(recipe, overrides, data is not None), quiet=quiet)
+    path = recipe_file(recipe)
+    typed = read(path, overrides)
+    runtime = Runtime(store=store, runs=runs, workers=workers or 0, device=device, processes=processes, report_to=reporters(report_to or ()))
+    results = execute(typed, runtime, data or path.parent, until=until or "", command=command_line(recipe, overrides, data is not None), quiet=quiet)
     _show(results, json)
     if not json:
         print(f"report: {runs / typed.name / 'report.html'}")
+    failed = [cell for cell in results.cells if cell.failed]
+    if failed:
+        models = f"{len(failed)} of {len(results.cells)} models"
+        raise NumericError(f"{models} could not be trained, the first because {failed[0].failed}; the report compares the others")
 
 
 @app.command()
 def validate(recipe: RecipePath, overrides: Overrides = None) -> None:
     """Check a recipe: types, names and what fits together. Loads neither data nor model."""
-    typed = _read(_recipe_file(recipe), overrides)
+    typed = read(recipe_file(recipe), overrides)
     arms, budgets, seeds = len(typed.arms), len(typed.budgets), len(typed.seeds)
     print(f"{typed.name}: valid; {arms} arms x {budgets} budgets x {seeds} seeds, baselines {', '.join(typed.baselines) or 'none'}")
 
 
-@app.command("validate-scores")
-def validate_scores(
-    recipe: RecipePath,
-    feature: Annotated[str, typer.Option("--feature", help="Name of a feature of the recipe.")],
-    overrides: Overrides = None,
-    subsets: Annotated[int, typer.Option("--subsets", help="Models to train, each on a random part of the pool.")] = 20,
-    fraction: Annotated[str, typer.Option("--fraction", help="Share of the pool in each part.")] = "50%",
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the parts, the training and the bootstrap.")] = 0,
-    store: StoreFolder = Path("store"),
-    runs: Runs = Path("runs"),
-    workers: Workers = None,
-    device: Device = "auto",
-    data: DataFolder = None,
-    json: AsJson = False,
-    quiet: Quiet = False,
-) -> None:
-    """Measure whether a feature foretells retraining: train on random parts of the pool, and rank what it does to the target."""
-    from rich.console import Console
-
-    from curate.pipelines.validate_scores import print_validation
-    from curate.pipelines.validate_scores import validate_scores as measure
-    from curate.recipe import Runtime
-
-    path = _recipe_file(recipe)
-    typed = _read(path, overrides)
-    runtime = Runtime(store=store, runs=runs, workers=workers or 0, device=device)
-    found = measure(typed, runtime, data or path.parent, feature, subsets=subsets, fraction=fraction, seed=seed, quiet=quiet)
-    if json:
-        print(found.model_dump_json())
-        return
-    print_validation(found, Console())
+app.command("validate-scores")(validate_scores)
 
 
 @app.command()
@@ -108,8 +75,8 @@ def inspect(
     """Read the data as the run would: counts, lengths, what is set aside and why, and rows with their supervised tokens marked."""
     from curate.pipelines.inspect import inspect_data
 
-    path = _recipe_file(recipe)
-    inspect_data(_read(path, overrides), data or path.parent, rows)
+    path = recipe_file(recipe)
+    inspect_data(read(path, overrides), data or path.parent, rows)
 
 
 @app.command()
@@ -124,49 +91,9 @@ def report(run: Annotated[str, typer.Argument(metavar="RUN", help="Name of a run
         print(f"report: {runs / run / 'report.html'}")
 
 
-@app.command()
-def evaluate(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Folder of a model, or a Hub id.")],
-    tasks: Annotated[list[str], typer.Option("--tasks", help="A task file, or a built-in task; NAME=DATA gives its data file. Repeat for several.")],
-    adapter: Annotated[list[Path] | None, typer.Option("--adapter", help="Folder of a LoRA adapter of the model. Repeat for several variants.")] = None,
-    shots: Annotated[int | None, typer.Option("--shots", min=0, help="Few-shot examples, in place of the task's num_fewshot.")] = None,
-    limit: Annotated[int | None, typer.Option("--limit", min=1, help="First documents of each task only.")] = None,
-    max_length: Annotated[int | None, typer.Option("--max-length", min=8, help="Longest request in tokens; default: all positions of the model.")] = None,
-    press: Annotated[str | None, typer.Option("--press", help="Compress the shared prefix: a press's name, or {name: ..., field: ...}. Not exact.")] = None,
-    calibrate_on: Annotated[int, typer.Option("--calibrate-on", min=1, help="With --press: items of each task that are run exactly too.")] = 32,
-    revision: Annotated[str | None, typer.Option("--revision", help="Of a Hub model.")] = None,
-    dtype: Annotated[Literal["float32", "bfloat16"], typer.Option("--dtype")] = "float32",
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of sampled answers and of a press's calibration.")] = 0,
-    batch_tokens: Annotated[int, typer.Option("--batch-tokens", min=1, help="Tokens of one forward pass.")] = 8192,
-    continuous: Annotated[bool, typer.Option("--continuous", help="Greedy answers by transformers' continuous batching.")] = False,
-    log_items: Annotated[Path | None, typer.Option("--log-items", help="Write one JSON line per item.")] = None,
-    store: StoreFolder = Path("store"),
-    device: Device = "auto",
-    json: AsJson = False,
-    quiet: Quiet = False,
-) -> None:
-    """Evaluate a model and adapters of it on tasks: shared prompts are computed once, and no answer twice."""
-    from curate.errors import Interrupted
-
-    try:
-        from rich.console import Console
-
-        from curate.pipelines.evaluate_models import Wanted, evaluate_models
-        from curate.press_option import read_press
-        from curate.report.examined import print_evaluated
-        from curate.settings import ModelSpec
-
-        if not model:
-            raise ConfigError("MODEL is empty; give the folder of a model, or a Hub id such as org/name")
-        spec = ModelSpec(path=model, revision=revision, dtype=dtype, max_length=max_length)
-        wanted = Wanted(spec, adapter or (), tasks, shots, limit, seed, read_press(press), calibrate_on, device, batch_tokens, continuous, log_items, store)
-        found = evaluate_models(wanted, _silent if quiet else _told)
-    except KeyboardInterrupt:
-        raise Interrupted("interrupted: everything answered so far is kept; run the same command again to go on") from None
-    if json:
-        print(found.model_dump_json())
-    else:
-        print_evaluated(found, Console())
+app.command()(advise)
+app.command()(explain)
+app.command()(evaluate)
 
 
 @app.command()
@@ -176,6 +103,7 @@ def export(
     directory: Annotated[Path, typer.Argument(metavar="DIR")],
     budget: Annotated[str | None, typer.Option("--budget", help="Which budget; needed if the run has several.")] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Which seed; default: the first.")] = None,
+    target: Annotated[str | None, typer.Option("--target", help="Which target; needed if the arm selected for several.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace DIR if it holds files.")] = False,
     store: StoreFolder = Path("store"),
     runs: Runs = Path("runs"),
@@ -183,7 +111,7 @@ def export(
     """Write one arm's rows as a dataset folder that `datasets.load_dataset` opens, with card and manifest."""
     from curate.pipelines.publish import publish
 
-    rows = publish(runs / run, store, arm, directory, budget=budget, seed=seed, overwrite=overwrite)
+    rows = publish(runs / run, store, arm, directory, budget=budget, seed=seed, target=target, overwrite=overwrite)
     print(f"{rows} rows in {directory}; load_dataset({str(directory)!r}) opens it")
 
 
@@ -236,45 +164,8 @@ def init(directory: Annotated[Path, typer.Argument(metavar="[DIR]")] = Path(".")
     path = directory / "recipe.yaml"
     if path.exists():
         raise ConfigError(f"{path} exists; edit it, or name another folder")
-    atomic_write(path, _shipped("starter").read_bytes())
+    atomic_write(path, shipped("starter").read_bytes())
     print(f"wrote {path}; fill in pool, target and model, then: curate validate {path}")
-
-
-def _recipe_file(name: str) -> Path:
-    path = Path(name)
-    if path.is_file() or "/" in name or name.endswith((".yaml", ".yml")):
-        return path
-    shipped = _shipped(name)
-    if not shipped.is_file():
-        known = sorted(file.stem for file in shipped.parent.glob("*.yaml"))
-        raise ConfigError(f"there is no recipe file {name!r}, and none of that name ships with curate; shipped: {', '.join(known)}")
-    return shipped
-
-
-def _shipped(name: str) -> Path:
-    return Path(__file__).parent / "configs" / f"{name}.yaml"
-
-
-def _read(path: Path, overrides: list[str] | None) -> "Recipe":
-    from curate.recipe import read_recipe
-
-    return read_recipe(path, overrides or ())
-
-
-def _command(recipe: str, overrides: list[str] | None, elsewhere: bool) -> str:
-    import shlex
-
-    return shlex.join(["curate", "run", recipe, *(overrides or ()), *(("--data", "DIR") if elsewhere else ())])
-
-
-def _told(message: str) -> None:
-    from curate.report.wording import visible
-
-    print(visible(message), file=sys.stderr, flush=True)
-
-
-def _silent(message: str) -> None:
-    """Says nothing."""
 
 
 def _show(results: "Results", as_json: bool) -> None:

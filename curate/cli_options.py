@@ -1,0 +1,64 @@
+"""What the commands share: their options, and how a recipe is found and read."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from curate.errors import ConfigError
+
+if TYPE_CHECKING:
+    from curate.recipe import Recipe
+
+RecipePath = Annotated[str, typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a recipe that ships with curate, such as quickstart.")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Fields to change, such as train.epochs=2.")]
+DataFolder = Annotated[Path | None, typer.Option("--data", help="Folder that the recipe's relative paths start from; default: the recipe's own.")]
+Runs = Annotated[Path, typer.Option("--runs", help="Folder of run folders.")]
+StoreFolder = Annotated[Path, typer.Option("--store", help="Folder of artifacts; shared by all runs.")]
+Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Worker processes; default: one per core, at most 8, or one with a GPU.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
+
+
+def recipe_file(name: str) -> Path:
+    """The file of this path, or of a recipe that ships with curate."""
+    path = Path(name)
+    if path.is_file() or "/" in name or name.endswith((".yaml", ".yml")):
+        return path
+    found = shipped(name)
+    if not found.is_file():
+        known = sorted(file.stem for file in found.parent.glob("*.yaml"))
+        raise ConfigError(f"there is no recipe file {name!r}, and none of that name ships with curate; shipped: {', '.join(known)}")
+    return found
+
+
+def shipped(name: str) -> Path:
+    """Where a recipe that ships with curate lies."""
+    return Path(__file__).parent / "configs" / f"{name}.yaml"
+
+
+def read(path: Path, overrides: list[str] | None) -> "Recipe":
+    """The typed recipe, with fields changed."""
+    from curate.recipe import read_recipe
+
+    return read_recipe(path, overrides or ())
+
+
+def command_line(recipe: str, overrides: list[str] | None, elsewhere: bool) -> str:
+    """What to type to run this again."""
+    import shlex
+
+    return shlex.join(["curate", "run", recipe, *(overrides or ()), *(("--data", "DIR") if elsewhere else ())])
+
+
+def told(message: str) -> None:
+    """A line of progress."""
+    from curate.report.wording import visible
+
+    print(visible(message), file=sys.stderr, flush=True)
+
+
+def silent(message: str) -> None:
+    """Says nothing."""
