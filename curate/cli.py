@@ -5,8 +5,23 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from curate.cli_options import AsJson, DataFolder, Device, Overrides, Quiet, RecipePath, Runs, StoreFolder, Workers, command_line, read, recipe_file, shipped
-from curate.cli_studies import advise, evaluate, explain, validate_scores
+from curate.cli_options import (
+    AsJson,
+    DataFolder,
+    Device,
+    Overrides,
+    Processes,
+    Quiet,
+    RecipePath,
+    Runs,
+    StoreFolder,
+    Workers,
+    command_line,
+    read,
+    recipe_file,
+    shipped,
+)
+from curate.cli_studies import advise, evaluate, explain, plan, validate_scores
 from curate.errors import ConfigError, NumericError
 
 if TYPE_CHECKING:
@@ -31,7 +46,7 @@ def run(
     workers: Workers = None,
     device: Device = "auto",
     data: DataFolder = None,
-    processes: Annotated[int, typer.Option("--processes", min=1, help="Processes that train each model together: one per GPU.")] = 1,
+    processes: Processes = 1,
     report_to: Annotated[list[str] | None, typer.Option("--report-to", help="Training curves, also to tensorboard or wandb.")] = None,
     json: AsJson = False,
     quiet: Quiet = False,
@@ -91,6 +106,7 @@ def report(run: Annotated[str, typer.Argument(metavar="RUN", help="Name of a run
         print(f"report: {runs / run / 'report.html'}")
 
 
+app.command()(plan)
 app.command()(advise)
 app.command()(explain)
 app.command()(evaluate)

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from curate.cli_options import AsJson, DataFolder, Device, Overrides, Quiet, RecipePath, Runs, StoreFolder, Workers, read, recipe_file, silent, told
+from curate.cli_options import AsJson, DataFolder, Device, Overrides, Processes, Quiet, RecipePath, Runs, StoreFolder, Workers, read, recipe_file, silent, told
 from curate.errors import ConfigError
 
 
@@ -83,6 +83,35 @@ def evaluate(
         print(found.model_dump_json())
     else:
         print_evaluated(found, Console())
+
+
+def plan(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    price: Annotated[float | None, typer.Option("--price", help="What this machine costs per hour, in any currency.")] = None,
+    store: StoreFolder = Path("store"),
+    runs: Runs = Path("runs"),
+    workers: Workers = None,
+    device: Device = "auto",
+    data: DataFolder = None,
+    processes: Processes = 1,
+    json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """What a run will find, and the time, memory, disk and money that the rest will take, measured on a few rows; computes nothing of the run."""
+    from rich.console import Console
+
+    from curate.pipelines.plan import plan as make
+    from curate.pipelines.plan_table import print_plan
+    from curate.recipe import Runtime
+
+    path = recipe_file(recipe)
+    runtime = Runtime(store=store, runs=runs, workers=workers or 0, device=device, processes=processes)
+    made = make(read(path, overrides), runtime, data or path.parent, price=price, quiet=quiet)
+    if json:
+        print(made.model_dump_json())
+        return
+    print_plan(made, Console())
 
 
 def explain(

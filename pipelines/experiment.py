@@ -101,7 +101,7 @@ def _selections(session: Session, recipe: Recipe, pool: Artifact, aims: Sequence
         ]
     for aim in aims:
         for name, arm in recipe.arms.items():
-            shared = not _heeds_target(recipe, arm)
+            shared = not heeds_target(recipe, arm)
             if shared and aim is not aims[0]:
                 continue
             target = "" if shared else aim.name
@@ -111,7 +111,7 @@ def _selections(session: Session, recipe: Recipe, pool: Artifact, aims: Sequence
     return chosen + [copied for one in chosen for copied in controls_of(session, recipe, pool, one)]
 
 
-def _heeds_target(recipe: Recipe, arm: Arm) -> bool:
+def heeds_target(recipe: Recipe, arm: Arm) -> bool:
     """Whether another target may give the arm other rows: by its selectors, or by the features that they read."""
     read = [recipe.features[name] for name in (arm.vectors, arm.scores, arm.similarity) if name]
     return any(selector.heeds_target for selector in arm.selectors) or any(scorer.targeted for scorer in read)

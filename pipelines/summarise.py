@@ -23,6 +23,7 @@ from curate.pipelines.examine_file import FileExamination
 from curate.pipelines.experiment import Experiment
 from curate.pipelines.features import Scored
 from curate.pipelines.likelihood_of_target import TargetLikelihood
+from curate.pipelines.plan_file import read_plan
 from curate.pipelines.session import Session
 from curate.recipe import Recipe
 from curate.report.results import Cell, CertificateRow, DataSummary, FeatureRow, QuarantinedRow, Results, SelectionRow, Stage, TaskScore
@@ -35,7 +36,7 @@ FIDELITY = ("spearman", "overlap", "overlap_per_target", "pearson_by_law", "widt
 
 def summarise(recipe: Recipe, session: Session, experiment: Experiment, *, seconds: float, command: str) -> Results:
     """The results of a run; comparisons are over the same items, each arm against random."""
-    compared, described = compare(recipe, experiment), describe_experiment(session, experiment)
+    compared, described, plan = compare(recipe, experiment), describe_experiment(session, experiment), read_plan(session.run_folder, recipe)
     return Results(
         name=recipe.name,
         version=__version__,
@@ -52,6 +53,8 @@ def summarise(recipe: Recipe, session: Session, experiment: Experiment, *, secon
         **vars(compared),
         **{name: value for name, value in vars(described).items() if name != "longer"},
         stages=[Stage(**stage) for stage in session.stages],
+        planned=plan.planned if plan else [],
+        paying=plan.sentences if plan else [],
         warnings=[*_warnings(recipe, experiment), *length_alarms(recipe, experiment, described.longer)],
         quarantined=_quarantined(experiment),
     )

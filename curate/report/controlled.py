@@ -9,6 +9,12 @@ HEADER = ["where", "arm", "matched in", "task", "difference", ""]
 _MATCHED = {"length_matched_random": "length", "source_matched_random": "source"}
 
 
+def against(baseline: str) -> str:
+    """`random rows of its lengths`."""
+    kind = _MATCHED.get(baseline.partition(":")[0])
+    return f"random rows of its {kind}s" if kind else baseline
+
+
 def control_rows(results: Results) -> list[list[str]]:
     """One line for each of `HEADER`, in the order of the run."""
     up = higher_is_better(results)

@@ -8,6 +8,7 @@ from curate.report.fidelity import fidelity_cell
 from curate.report.findings import notes
 from curate.report.page_parts import fold, lines_of, note, percent, sentences, table, text
 from curate.report.page_top import failures
+from curate.report.planned import predicted_against_actual
 from curate.report.results import Cell, DataSummary, FeatureRow, Results
 from curate.report.tables import Section, proofs
 from curate.report.wording import PROOF_HEADER, PROOF_NOTE, count, duration, number, proof_cells, reasons, size
@@ -68,6 +69,9 @@ def _costs(results: Results) -> Iterator[str]:
     spent = sum(stage.seconds for stage in results.stages if not stage.cached)
     yield f"<p>{duration(results.seconds)} in all, {duration(spent)} of it in stages that the store did not hold.</p>"
     yield _by_kind(results, spent)
+    yield _foretold(results)
+    if results.paying:
+        yield "<h3>When a selection pays</h3>" + sentences(results.paying)
     if results.features:
         rows = [[*_feature(f), "from the store" if f.cached else duration(f.seconds)] for f in results.features]
         yield "<h3>Features</h3>" + table(["feature", "scorer", "output", "width", "rows", "on disk", "against exact", "time"], rows, left=3)
@@ -77,6 +81,21 @@ def _costs(results: Results) -> Iterator[str]:
     models = [_model(cell) for cell in results.cells]
     header = ["arm", "target", "budget", "seed", "steps", "kept step", "tokens", "time"]
     yield fold(f"Every model ({count(len(models))})", table(header, models, left=4)) if models else ""
+
+
+def _foretold(results: Results) -> str:
+    """What `curate plan` said beside what happened."""
+    found = predicted_against_actual(results.planned, results.stages)
+    if not found:
+        return ""
+    rows = [
+        [one.stage, one.what, duration(one.predicted), f"{duration(one.low)} to {duration(one.high)}", duration(one.actual), _times(one.ratio)] for one in found
+    ]
+    return "<h3>Planned and actual</h3>" + table(["stage", "what", "planned", "between", "actual", "actual / planned"], rows, left=2)
+
+
+def _times(ratio: float | None) -> str:
+    return "" if ratio is None else f"{ratio:.2f}"
 
 
 def _by_kind(results: Results, spent: float) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
+from curate.report.controlled import against
 from curate.report.page_forest import Row, forest, withdrawn
 from curate.report.page_parts import fold, note, p_value, sentences, table, tabs, text
 from curate.report.results import Comparison, Results
@@ -33,7 +34,7 @@ def controlled(results: Results) -> str:
             rows: dict[Task, list[Row]] = {}
             for c in mine:
                 if c.budget == budget:
-                    rows.setdefault((c.task, c.metric), []).append(Row(c.arm, c, f"against {c.baseline}"))
+                    rows.setdefault((c.task, c.metric), []).append(Row(c.arm, c, f"against {against(c.baseline)}"))
             drawn = (forest(f"c{number}-{place}-plot{order}", found, task, up[task]) for order, (task, found) in enumerate(rows.items()))
             budgets.append((budget or "every", "".join(drawn)))
         panels.append((target or "every", tabs(f"c{number}", "budget", budgets)))

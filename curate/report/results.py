@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from curate.core import Config
+from curate.report.planned import Planned
 
 
 def _finite(value: Any) -> Any:
@@ -282,5 +283,7 @@ class Results(Config):
     flows: list[Flow] = Field(default_factory=list)
     shown: list[Shown] = Field(default_factory=list)
     stages: list[Stage] = Field(default_factory=list)
+    planned: list[Planned] = Field(default_factory=list, description="What `curate plan` foretold of this run, if it was asked.")
+    paying: list[str] = Field(default_factory=list, description="When each selection has paid for itself in shorter training, as planned.")
     warnings: list[str] = Field(default_factory=list)
     quarantined: list[QuarantinedRow] = Field(default_factory=list, description="Every row that was set aside, by id.")
