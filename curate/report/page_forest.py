@@ -52,7 +52,7 @@ def _line(row: Row, axes: Axis, behind: str, kind: Outcome, corrected: bool) -> 
     name = f'<td class="name{" reference" if row.quiet else ""}">{text(row.name)}{under}</td>'
     return (
         f'<tr{"" if kind else " class=base"}>{name}<td class="n score">{text(score(entry))}</td>'
-        f'<td class="n change">{text(change(entry))}</td>{p}<td class="plot">{drawn}</td><td class="word {look}">{kind}</td></tr>'
+        f'<td class="n change">{text(change(entry))}</td>{p}<td class="plot">{drawn}</td><td class="word {look}">{kind}{" alone" if withdrawn(entry, kind) else ""}</td></tr>'
     )
 
 
