@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from curate.core import Row
 from curate.errors import NumericError
 from curate.model import LanguageModel, ModelHandle, fresh, resolve, token_losses
 from curate.settings import Lora, ModelSpec, Optimizer
 from curate.store import Workspace
 from curate.train import TrainingSet, learning_rate, plan_steps, train, trained_tensors
+from tests.training.sets import training_set
 
 SETTINGS = Optimizer(learning_rate=1e-3, epochs=2, batch_size=4, micro_batch_tokens=40)
 
@@ -19,19 +19,6 @@ SETTINGS = Optimizer(learning_rate=1e-3, epochs=2, batch_size=4, micro_batch_tok
 @pytest.fixture(scope="module")
 def handle(tiny: Path) -> ModelHandle:
     return resolve(ModelSpec(path=str(tiny), lora=Lora(r=4, dropout=0.2)), tiny)
-
-
-def training_set(count: int = 10, weights: np.ndarray | None = None) -> TrainingSet:
-    generator = np.random.default_rng(0)
-    rows = []
-    for _ in range(count):
-        length = int(generator.integers(5, 20))
-        supervised = np.zeros(length, bool)
-        supervised[length // 2 :] = True
-        rows.append(Row(generator.integers(3, 900, length).astype(np.int32), supervised))
-    lengths = np.array([len(row.input_ids) for row in rows])
-    ids = np.array([f"row-{i}" for i in range(count)])
-    return TrainingSet(ids, rows, lengths, np.ones(count, np.float32) if weights is None else weights)
 
 
 def test_every_epoch_visits_every_row_once_and_in_another_order() -> None:

@@ -17,6 +17,7 @@ from curate.store import Workspace
 from curate.train import HeldOut, TrainingLog, TrainingSet, plan_steps, train, trained_tensors
 from curate.training.order import Step, walk
 from curate.training.pruning import Infobatch, Pruning, Seta
+from tests.training.sets import training_set
 
 SETTINGS = Optimizer(learning_rate=2e-3, epochs=3, batch_size=4, micro_batch_tokens=40)
 Tensors = dict[str, torch.Tensor]
@@ -32,18 +33,6 @@ def plain(tiny: Path) -> ModelHandle:
     return resolve(ModelSpec(path=str(tiny), lora=Lora(r=4)), tiny)
 
 
-def training_set(count: int = 12, first: int = 0) -> TrainingSet:
-    generator = np.random.default_rng(first)
-    rows = []
-    for _ in range(count):
-        length = int(generator.integers(5, 20))
-        supervised = np.zeros(length, bool)
-        supervised[length // 2 :] = True
-        rows.append(Row(generator.integers(3, 900, length).astype(np.int32), supervised))
-    lengths = np.array([len(row.input_ids) for row in rows])
-    return TrainingSet(np.array([f"row-{first + i}" for i in range(count)]), rows, lengths, np.ones(count, np.float32))
-
-
 class Killed(Exception):
     """Stands for the death of the process."""
 
@@ -53,7 +42,7 @@ def attempt(handle: ModelHandle, folder: Path, *, settings: Optimizer = SETTINGS
         if step == death:
             raise Killed
 
-    data = training_set()
+    data = training_set(12)
     model = fresh(handle, seed=3)
     plan = plan_steps(data, settings, seed=7)
     log = train(model, data, plan, settings, 7, Workspace(folder), save_every=1, after_step=die, **options)
@@ -85,7 +74,7 @@ def test_a_run_killed_after_every_single_step_ends_with_the_same_bits(handle: Mo
 
 def steps_of(pruning: Pruning | None, losses: Callable[[int], float], epochs: int = 3) -> tuple[TrainingSet, list[Step]]:
     """The steps of a run in which row i always has the loss losses(i)."""
-    data = training_set()
+    data = training_set(12)
     settings = SETTINGS.model_copy(update={"epochs": epochs})
     seen = np.full(len(data), np.nan, np.float32)
     found = []
@@ -131,7 +120,7 @@ def test_the_weights_of_the_lowest_validation_loss_are_kept_and_training_stops(p
     assert log.best_step == log.validation[lowest][0] == log.steps - 2 < 24
     assert log.tokens < log.planned_tokens
     stopped = settings.model_copy(update={})
-    data, model = training_set(), fresh(plain, seed=3)
+    data, model = training_set(12), fresh(plain, seed=3)
     at_best: Tensors = {}
 
     def look(step: int, optimizer: object) -> None:
