@@ -32,8 +32,9 @@ lint: .venv
 	.venv/bin/ruff check .
 	.venv/bin/mypy
 
+# One process per core, at most four: each loads torch and a tiny model.
 test: .venv
-	.venv/bin/python -m pytest $(ARGS)
+	.venv/bin/python -m pytest -n auto --maxprocesses 4 $(ARGS)
 
 check: lint test
 
