@@ -21,7 +21,7 @@ from curate.cli_options import (
     recipe_file,
     shipped,
 )
-from curate.cli_studies import advise, evaluate, explain, plan, validate_scores
+from curate.cli_studies import advise, doctor, evaluate, explain, plan, status, validate_scores
 from curate.errors import ConfigError, NumericError
 
 if TYPE_CHECKING:
@@ -107,9 +107,11 @@ def report(run: Annotated[str, typer.Argument(metavar="RUN", help="Name of a run
 
 
 app.command()(plan)
+app.command()(status)
 app.command()(advise)
 app.command()(explain)
 app.command()(evaluate)
+app.command()(doctor)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""The commands beside a run: what it will cost, how much to keep, whether a feature foretells training, why a row, and evaluations alone."""
+"""The commands beside a run: what it will cost, how far it is, how much to keep, whether a feature foretells training, why a row; and evaluation alone."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -167,3 +167,38 @@ def advise(
         print(found.model_dump_json())
         return
     print_advice(found, Console())
+
+
+def status(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Name of a run.")],
+    store: StoreFolder = Path("store"),
+    runs: Runs = Path("runs"),
+    json: AsJson = False,
+) -> None:
+    """How far a run has come, from another shell while it goes on or after it. Changes nothing."""
+    from rich.console import Console
+
+    from curate.pipelines.status import status as look
+    from curate.report.standing import print_standing
+
+    found = look(runs / run, store)
+    if json:
+        print(found.model_dump_json())
+        return
+    print_standing(found, Console())
+
+
+def doctor(store: StoreFolder = Path("store"), json: AsJson = False) -> None:
+    """Whether this machine can run curate: libraries, devices, disk, memory, and what the environment would change. Exit code 4 where it cannot."""
+    from rich.console import Console
+
+    from curate.pipelines.doctor import doctor as examine
+    from curate.report.doctored import print_doctored
+
+    found = examine(store)
+    if json:
+        print(found.model_dump_json())
+    else:
+        print_doctored(found, Console())
+    if found.broken:
+        raise typer.Exit(4)
