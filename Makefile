@@ -2,13 +2,14 @@
 #   make quickstart              the main job on a built-in example
 #   make test [ARGS="-k word"]   the tests
 #   make check                   lint, types and tests
+#   make campaign-commit         the crash sweep, a few minutes: kill at operations of the file system, run again, compare
 #   make bench                   every benchmark, one after the other
 
 SHELL := /bin/bash
 PYTHON ?= python3 python3.13 python3.12 python3.11
 ARGS ?=
 
-.PHONY: help .venv quickstart lint test check bench
+.PHONY: help .venv quickstart lint test check campaign-commit bench
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -37,6 +38,9 @@ test: .venv
 	.venv/bin/python -m pytest -n auto --maxprocesses 4 $(ARGS)
 
 check: lint test
+
+campaign-commit: .venv
+	.venv/bin/python -m campaign.crash_sweep --limit 8
 
 # A benchmark that needs a model or data prints its usage, exits with 2, and the next one runs.
 bench: .venv

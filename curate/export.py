@@ -9,6 +9,7 @@ has none) and `reason`. Where a field of the pool bears one of these names, in a
 Rows with differing fields get their union, absent ones null. Equal selections give equal bytes.
 """
 
+import glob
 import io
 import json
 import math
@@ -24,7 +25,7 @@ import numpy as np
 
 from curate.card import Card, readme, without_local_paths
 from curate.errors import DiskError, ExportError
-from curate.store import atomic_write
+from curate.store import atomic_write, locked
 
 if TYPE_CHECKING:
     import pyarrow
@@ -56,7 +57,34 @@ def export_dataset(
     `overwrite`, and replaced only if it is an export of ours. Errors: ExportError; DiskError where the disk fails.
     """
     directory = Path(os.path.abspath(directory))
-    _check_place(directory, overwrite)
+    with locked(directory.with_name(f".{directory.name}.lock"), wait=False):
+        _settle(directory)
+        _check_place(directory, overwrite)
+        _export(directory, rows, ids, ranks, weights, scores, reasons, card, file_bytes)
+    return directory
+
+
+def _settle(directory: Path) -> None:
+    """Undo an export that was killed: the folder that stood there comes back, and what was being built or removed goes."""
+    name = glob.escape(f".{directory.name}.") + "[0-9a-f]" * 8
+    for old in sorted(directory.parent.glob(f"{name}.old")):
+        if not directory.exists():
+            os.rename(old, directory)
+    for leftover in (*directory.parent.glob(f"{name}.part"), *directory.parent.glob(f"{name}.old")):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _export(
+    directory: Path,
+    rows: Sequence[Mapping[str, Any]],
+    ids: Sequence[str],
+    ranks: Sequence[int],
+    weights: Sequence[float],
+    scores: Sequence[float] | None,
+    reasons: Sequence[str],
+    card: Card,
+    file_bytes: int,
+) -> None:
     names = _added_names(rows)
     added = _added(ids, ranks, weights, scores if scores is not None else [None] * len(rows), reasons)
     for name, values in added.items():
@@ -79,7 +107,6 @@ def export_dataset(
         raise DiskError(f"cannot export to {directory}: {error.strerror or error}; free the disk and export again") from error
     finally:
         shutil.rmtree(building, ignore_errors=True)
-    return directory
 
 
 def _check_place(directory: Path, overwrite: bool) -> None:

@@ -9,23 +9,26 @@ Nothing is ever overwritten, and nothing is unpickled.
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+from curate import fault
 from curate.core import Artifact
-from curate.errors import ClusterError, DiskError, IntegrityError
+from curate.errors import DiskError, IntegrityError
+from curate.locks import Notify as Notify
+from curate.locks import locked as locked
+from curate.locks import remove_temporaries
 
 SCHEMA = 1
-Notify = Callable[[str], None]
+_ABOUT = {"manifest.json", "built.json"}  # what an artifact says of itself is none of its contents
 
 
 def atomic_write(path: Path, data: bytes) -> str:
@@ -36,10 +39,14 @@ def atomic_write(path: Path, data: bytes) -> str:
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        fault.point("open", temporary)
         with open(temporary, "wb") as file:
+            fault.point("write", temporary, data)
             file.write(data)
             file.flush()
+            fault.point("fsync", temporary)
             os.fsync(file.fileno())
+        fault.point("rename", path)
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except OSError as error:
@@ -141,6 +148,7 @@ class Store:
         if damage:
             aside = self.root / ".part" / f"damaged-{key}-{uuid.uuid4().hex[:8]}"
             aside.parent.mkdir(parents=True, exist_ok=True)
+            fault.point("rename", aside)
             os.replace(path, aside)
             self.notify(f"{damage[0]}; the artifact was moved to {aside} and is computed again")
             return None
@@ -189,8 +197,7 @@ class Store:
     def _open(self, key: str) -> Workspace:
         workspace = Workspace(self.root / ".part" / key)
         workspace.path.mkdir(parents=True, exist_ok=True)
-        for leftover in workspace.path.glob(".*.tmp"):
-            leftover.unlink(missing_ok=True)
+        remove_temporaries(workspace.path)
         return workspace
 
     def _finish(
@@ -199,7 +206,7 @@ class Store:
         files = {
             str(file.relative_to(part)): {"bytes": file.stat().st_size, "blake2b": file_digest(file)}
             for file in sorted(part.rglob("*"))
-            if file.is_file() and file.name != "built.json"
+            if file.is_file() and str(file.relative_to(part)) not in _ABOUT  # a manifest is here already where a process died just before the rename
         }
         manifest = {
             "schema": SCHEMA,
@@ -214,8 +221,10 @@ class Store:
         atomic_write(part / "manifest.json", canonical(manifest))
         final = self.root / key
         if final.exists():  # a directory without a manifest is no artifact; a complete one would have been found
+            fault.point("rmtree", final)
             shutil.rmtree(final)
         try:
+            fault.point("rename", final)
             os.replace(part, final)
             _sync_folder(self.root)
         except OSError as error:
@@ -239,52 +248,12 @@ def verify(path: Path) -> list[str]:
             wrong.append(f"{file} is missing")
         elif file.stat().st_size != known["bytes"] or file_digest(file) != known["blake2b"]:
             wrong.append(f"{file} differs from its recorded hash")
-    present = {str(file.relative_to(path)) for file in path.rglob("*") if file.is_file()} - {"manifest.json", "built.json"}
+    present = {str(file.relative_to(path)) for file in path.rglob("*") if file.is_file()} - _ABOUT
     return wrong + [f"{path / name} is not in the manifest" for name in sorted(present - set(manifest["files"]))]
 
 
-@contextlib.contextmanager
-def locked(path: Path, *, wait: bool, notify: Notify = lambda message: None) -> Iterator[None]:
-    """Hold an exclusive lock on `path`, which is removed afterwards; the kernel lets go of it when the process dies, however it dies.
-
-    Without `wait` a lock held elsewhere is a ClusterError at once.
-    """
-    waited = 0
-    while (handle := _lock(path)) is None:
-        if not wait:
-            raise ClusterError(f"{path.parent} is in use by another curate process; wait for it, or give this run another name")
-        if waited % 60 == 0:
-            notify(f"waiting for another curate process that is building {path.stem}")
-        waited += 1
-        time.sleep(0.5)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError):
-            path.unlink(missing_ok=True)  # while it is held: who opened it meanwhile finds that it is not the file under this name, and tries again
-        os.close(handle)
-
-
-def _lock(path: Path) -> int | None:
-    """The open file of a lock that is ours now; None while another process holds it."""
-    while True:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        except OSError as error:
-            raise DiskError(f"cannot write in {path.parent}: {error.strerror}; name folders that can be written with --runs and --store") from error
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(handle)
-            return None
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(handle), path.stat()):
-                return handle
-        os.close(handle)
-
-
 def _sync_folder(path: Path) -> None:
+    fault.point("fsync folder", path)
     handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)

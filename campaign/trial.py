@@ -1,0 +1,148 @@
+"""One trial: a command in a forked child that a numbered fault kills, the same command again without a fault, and what is wrong afterwards."""
+
+import json
+import os
+import re
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+from curate import fault
+from curate.store import file_digest, verify
+
+Work = Callable[[Path], None]
+_OWN_NAME = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8,32}\.(tmp|part|old)")  # what is being written, or was, under a name of its own
+_TIMED = re.compile(r"(.*/)?(built\.json|run\.json|results\.json|report\.(md|html)|tables/.*)")  # hold seconds, so only their names are compared
+_KEPT_APART = re.compile(r"(.*/)?(\.lock|[^/]*\.lock|log\.jsonl)")  # a lock's file means nothing; log.jsonl is read by nobody and ends where it ends
+
+_MOST_SECONDS = 300  # that a child may take; then SIGALRM ends it, which is a failure
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a child ended: its exit code, negative for a signal; the operations that it began; what it said."""
+
+    code: int
+    operations: list[dict[str, Any]]
+    said: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One trial; it passed if its fault landed and nothing is wrong."""
+
+    number: int
+    operation: str
+    landed: bool
+    wrong: list[str] = field(default_factory=list)
+
+
+def in_child(work: Work, place: Path, notes: Path, at: int = 0, mode: fault.Mode = "before") -> Ended:
+    """Run `work` in a forked child, with a fault at its operation `at`, or none; what it does is noted in the folder `notes`."""
+    notes.mkdir(parents=True, exist_ok=True)
+    operations, said = notes / "operations.jsonl", notes / "said.txt"
+    sys.stdout.flush()
+    sys.stderr.flush()
+    child = os.fork()
+    if not child:
+        os._exit(_child(work, place, operations, said, at, mode))
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return Ended(code, [json.loads(line) for line in operations.read_text().splitlines()], said.read_text()[-2000:])
+
+
+def _child(work: Work, place: Path, operations: Path, said: Path, at: int, mode: fault.Mode) -> int:
+    words = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(words, 1)
+    os.dup2(words, 2)
+    notes, last = os.open(operations, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), [""]
+
+    def note(operation: fault.Operation) -> None:
+        last[0] = str(operation.path)
+        digest = None if operation.data is None else blake2b(operation.data, digest_size=16).hexdigest()
+        line = {"number": operation.number, "name": operation.name, "path": last[0], "digest": digest, "bytes": len(operation.data or b"")}
+        os.write(notes, json.dumps(line).encode() + b"\n")
+
+    def around(name: str, which: int) -> Callable[..., Any]:
+        call = getattr(os, name)
+
+        def pointed(*arguments: Any, **more: Any) -> Any:
+            if str(arguments[which]) != last[0]:
+                fault.point(name, Path(os.fsdecode(arguments[which])))
+            return call(*arguments, **more)
+
+        return pointed
+
+    # Renames and removals that the package does elsewhere than in its store are points too; one that was just announced counts once.
+    for name, which in (("rename", 1), ("unlink", 0), ("rmdir", 0)):
+        setattr(os, name, around(name, which))
+    signal.alarm(_MOST_SECONDS)
+    try:
+        fault.arm(fault.Fault(at, mode, note))
+        work(place)
+    except BaseException:  # the child must not run on into the code of its parent
+        traceback.print_exc()
+        sys.stderr.flush()
+        return 1
+    sys.stdout.flush()
+    return 0
+
+
+def contents(place: Path) -> dict[str, str]:
+    """Every file below `place` with its hash, every folder, and every link; locks and log.jsonl are left out."""
+    found = {}
+    for path in sorted(place.rglob("*")):
+        name = str(path.relative_to(place))
+        if not _KEPT_APART.fullmatch(name):
+            found[name] = "folder" if path.is_dir() else "" if _TIMED.fullmatch(name) else file_digest(path)
+    return found
+
+
+def differences(place: Path, reference: dict[str, str]) -> list[str]:
+    """A line per file that is missing, stray or other than after the run that nothing disturbed."""
+    here = contents(place)
+    wrong = [f"{name} is missing" for name in sorted(reference.keys() - here.keys())]
+    wrong += [f"{name} is stray" for name in sorted(here.keys() - reference.keys())]
+    return wrong + [f"{name} has other bytes" for name in sorted(here.keys() & reference.keys()) if here[name] != reference[name]]
+
+
+def whole_files(place: Path) -> dict[str, str]:
+    """Every file under a final name with its hash, whatever it holds."""
+    files = ((str(path.relative_to(place)), path) for path in sorted(place.rglob("*")) if path.is_file() and path.suffix != ".tmp")
+    return {name: file_digest(path) for name, path in files if not _KEPT_APART.fullmatch(name)}
+
+
+def half_made(place: Path, before: dict[str, str], operations: list[dict[str, Any]]) -> list[str]:
+    """Files that stand under a final name with bytes that neither were there `before` nor are the whole of what was to be written."""
+    known = {(_final(Path(name)), digest) for name, digest in before.items()}
+    known |= {(_final(Path(one["path"]).relative_to(place)), one["digest"]) for one in operations if one["digest"] is not None}
+    wrong = [f"{name} is visible, but not whole" for name, digest in whole_files(place).items() if (_final(Path(name)), digest) not in known]
+    for manifest in sorted(place.glob("store/*/manifest.json")):
+        wrong += [f"a finished artifact is not whole: {line}" for line in verify(manifest.parent)]
+    return wrong
+
+
+def _final(path: Path) -> str:
+    """The name that a file under construction will have."""
+    parts = [match["name"] if (match := _OWN_NAME.fullmatch(part)) else part for part in path.parts]
+    return "/".join(part for part in parts if part != ".part")
+
+
+def judged(work: Work, place: Path, notes: Path, reference: dict[str, str], at: int, mode: fault.Mode) -> Verdict:
+    """Kill `work` at operation `at`, look, run it again, look again."""
+    before = whole_files(place)
+    killed = in_child(work, place, notes / "killed", at, mode)
+    last = killed.operations[-1] if killed.operations else {"name": "none", "path": ""}
+    operation = f"{last['name']} {last['path'].removeprefix(str(place))}"
+    if killed.code != -signal.SIGKILL:
+        wrong = [] if killed.code == 0 else [f"without a kill it exits with {killed.code}: {killed.said[-300:]}"]
+        return Verdict(at, operation, False, wrong)
+    wrong = half_made(place, before, killed.operations)
+    again = in_child(work, place, notes / "again")
+    if again.code:
+        return Verdict(at, operation, True, [*wrong, f"the same command again exits with {again.code}: {again.said[-300:]}"])
+    return Verdict(at, operation, True, wrong + differences(place, reference))
