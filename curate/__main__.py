@@ -15,9 +15,12 @@ def main() -> None:
     try:
         app(args=[argument for argument in sys.argv[1:] if argument != "--debug"], standalone_mode=True)
     except CurateError as error:
-        if debug:
-            raise
-        print(error if isinstance(error, Interrupted) else f"error: {error}", file=sys.stderr)
+        import traceback
+
+        from curate.report.wording import visible
+
+        said = "".join(traceback.format_exception(error)).rstrip() if debug else error if isinstance(error, Interrupted) else f"error: {error}"
+        print(visible(said, keep="\n"), file=sys.stderr)  # names of files and columns may hold what steers a terminal
         sys.exit(error.exit_code)
     except KeyboardInterrupt:  # outside of what a command does: while it loads, or on its way out
         print("interrupted: everything finished so far is kept; run the same command again to go on", file=sys.stderr)

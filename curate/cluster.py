@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, TypeVar
 
-from curate.errors import ClusterError, CurateError, ModelError
+from curate.errors import ClusterError, CurateError, ModelError, SafetyError
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -122,13 +122,9 @@ class LocalDask:
 
     def _start(self) -> Any:
         if self._client is None:
-            import dask
+            _settle_dask()
             from dask.distributed import Client, LocalCluster
 
-            dask.config.set({"distributed.worker.memory.pause": False, "distributed.worker.memory.terminate": False, "distributed.worker.daemon": True})
-            environment = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
-            environment["TOKENIZERS_PARALLELISM"] = "false"
-            dask.config.set({"distributed.nanny.pre-spawn-environ": environment})
             with _without_interrupts():
                 self._cluster = LocalCluster(
                     n_workers=self.workers, threads_per_worker=1, processes=True, host="127.0.0.1", dashboard_address="127.0.0.1:0", silence_logs=50
@@ -145,6 +141,22 @@ class LocalDask:
             with contextlib.suppress(Exception):
                 self._cluster.close()
             self._client = None
+
+
+def _settle_dask() -> None:
+    """Dask's configuration files and DASK_ variables count for nothing: a preload in them is code to run, an address an open door."""
+    for name in [name for name in os.environ if name.startswith("DASK_")]:
+        del os.environ[name]
+    import dask
+
+    # A worker process reads the files again while it imports Dask, and sets up logging as they say, before it hears what counts.
+    for path, read in dask.config.collect_yaml(paths=dask.config.paths, return_paths=True):
+        if any("logging-file-config" in part or "version" in (part.get("logging") or {}) for part in (read, read.get("distributed") or {})):
+            raise SafetyError(f"{path} sets up Python's logging for Dask, which can run any code; take `logging` and `logging-file-config` out of it")
+    dask.config.refresh(paths=[], env={})
+    environment = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")} | {"TOKENIZERS_PARALLELISM": "false"}
+    dask.config.set({"distributed.worker.memory.pause": False, "distributed.worker.memory.terminate": False, "distributed.worker.daemon": True})
+    dask.config.set({"distributed.nanny.pre-spawn-environ": environment})
 
 
 @contextlib.contextmanager

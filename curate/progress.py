@@ -1,6 +1,7 @@
 """What a person sees while a run goes on: bars on a terminal, one JSON line per event otherwise, and a log in the run's folder."""
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -9,12 +10,17 @@ from typing import Any
 from curate.errors import DiskError
 
 
+def _own(path: str, flags: int) -> int:
+    """Open a file of this folder, and not one elsewhere that a link under its name leads to."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+
+
 class Progress:
     """Hears of stages and finished tasks; shows them on standard error and appends them to log.jsonl."""
 
     def __init__(self, log: Path | None, *, quiet: bool = False) -> None:
         try:
-            self._log = open(log, "a", encoding="utf-8") if log else None
+            self._log = open(log, "a", encoding="utf-8", opener=_own) if log else None
         except OSError as error:
             raise DiskError(f"cannot write {log}: {error.strerror}; remove it, or name another folder with --runs") from error
         self._quiet = quiet
@@ -51,7 +57,9 @@ class Progress:
     def message(self, text: str) -> None:
         """Something that the user should know now."""
         if self._bars is not None:
-            self._bars.console.print(text, markup=False)
+            from curate.report.wording import visible
+
+            self._bars.console.print(visible(text), markup=False)
         self._event({"event": "message", "text": text})
 
     def close(self) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from curate.cluster import cluster_of
-from curate.errors import ConfigError, DataError, IntegrityError, Interrupted
+from curate.errors import ConfigError, DataError, IntegrityError, Interrupted, SafetyError
 from curate.pipelines.experiment import run
 from curate.pipelines.session import Session
 from curate.pipelines.summarise import recipe_text, summarise
@@ -37,6 +37,7 @@ def execute(recipe: Recipe, runtime: Runtime, folder: Path, *, until: str, comma
 def session_of(recipe: Recipe, runtime: Runtime, folder: Path, *, quiet: bool) -> Iterator[Session]:
     """The session of a run in RUNS/<name>: its folder locked, workers, and a log; Interrupted where the user stops it."""
     directory, device = runtime.runs / recipe.name, pick_device(runtime.device)
+    refuse_links(directory)
     with locked(directory / ".lock", wait=False):
         progress = Progress(directory / "log.jsonl", quiet=quiet)
         workers = runtime.workers or max(1, most_workers(device) // runtime.processes)
@@ -86,11 +87,22 @@ def write_reports(results: Results, directory: Path) -> None:
     from curate.report import html, markdown
     from curate.report.frames import frames
 
+    refuse_links(directory)
     atomic_write(directory / "results.json", results.model_dump_json(indent=1).encode())
     atomic_write(directory / "report.md", markdown.render(results).encode())
     atomic_write(directory / "report.html", html.render(results).encode())
     for name, table in frames(results).items():
         atomic_write(directory / "tables" / f"{name}.parquet", table)
+
+
+def refuse_links(directory: Path) -> None:
+    """SafetyError where the run's folder, or a place in it that a run writes to, is a link: what is written there must stay there.
+
+    Folders of others in it, such as that of a library that reports training curves, may hold links.
+    """
+    found = [path for path in (directory, *sorted(directory.glob("*")), *sorted((directory / "tables").glob("*"))) if path.is_symlink()]
+    if found:
+        raise SafetyError(f"{found[0]} is a link, and a run writes in its own folder only; remove it, or name another folder with --runs")
 
 
 def read_results(directory: Path) -> Results:
