@@ -49,10 +49,11 @@ def _line(row: Row, axes: Axis, behind: str, kind: Outcome, corrected: bool) -> 
     drawn = interval(axes, *ends, look, f"{row.name}: {change(entry)} {kind}", behind) if kind else empty(behind)
     under = f"<small>{text(row.under)}</small>" if row.under else ""
     p = f'<td class="n p">{text(p_value(entry.adjusted))}</td>' if corrected else ""
+    word = f"{kind} alone" if withdrawn(entry, kind) else kind
     name = f'<td class="name{" reference" if row.quiet else ""}">{text(row.name)}{under}</td>'
     return (
         f'<tr{"" if kind else " class=base"}>{name}<td class="n score">{text(score(entry))}</td>'
-        f'<td class="n change">{text(change(entry))}</td>{p}<td class="plot">{drawn}</td><td class="word {look}">{kind}{" alone" if withdrawn(entry, kind) else ""}</td></tr>'
+        f'<td class="n change">{text(change(entry))}</td>{p}<td class="plot">{drawn}</td><td class="word {look}">{word}</td></tr>'
     )
 
 
