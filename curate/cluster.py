@@ -42,12 +42,19 @@ def _take_own_gpu() -> None:
     """In a worker process, `cuda` is the GPU that its number stands for, so that workers do not crowd on the first."""
     import torch
 
-    if torch.cuda.device_count() < 2:
-        return
+    number = worker_number() if torch.cuda.device_count() > 1 else None
+    if number is not None:
+        torch.cuda.set_device(number % torch.cuda.device_count())
+
+
+def worker_number() -> int | None:
+    """Which worker process this is, from 0; None where it is none."""
     from distributed import get_worker
 
-    with contextlib.suppress(ValueError):  # not a worker
-        torch.cuda.set_device(int(get_worker().name) % torch.cuda.device_count())
+    try:
+        return int(get_worker().name)
+    except ValueError:
+        return None
 
 
 def out_of_memory(error: Exception) -> bool:

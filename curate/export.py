@@ -9,6 +9,7 @@ has none) and `reason`. Where a field of the pool bears one of these names, in a
 Rows with differing fields get their union, absent ones null. Equal selections give equal bytes.
 """
 
+import contextlib
 import glob
 import io
 import json
@@ -57,11 +58,39 @@ def export_dataset(
     `overwrite`, and replaced only if it is an export of ours. Errors: ExportError; DiskError where the disk fails.
     """
     directory = Path(os.path.abspath(directory))
+    with _held(directory, overwrite):
+        names = _added_names(rows)
+        added = _added(ids, ranks, weights, scores if scores is not None else [None] * len(rows), reasons)
+        for name, values in added.items():
+            if len(values) != len(rows):
+                raise ExportError(f"export: {len(values)} values of {name} for {len(rows)} rows; give one per row")
+        if not rows or len(set(ids)) != len(ids):
+            raise ExportError("export: the selection is empty; choose a larger budget" if not rows else "export: an id repeats; every row needs its own")
+        table = _table(rows, dict(zip(names, added.values(), strict=True)))
+        building = directory.with_name(f".{directory.name}.{uuid.uuid4().hex[:8]}.part")
+        try:
+            files = _write_shards(building, table, file_bytes)
+            _verify(building, rows, names, added)
+            about = _manifest(files, table, names, ids, card)
+            atomic_write(building / "README.md", readme(card, columns=_columns(table), names=names, rows=len(rows)).encode())
+            atomic_write(building / "manifest.json", (json.dumps(about, indent=2, sort_keys=True) + "\n").encode())
+            _swap(building, directory)
+        except DiskError:
+            raise
+        except OSError as error:
+            raise DiskError(f"cannot export to {directory}: {error.strerror or error}; free the disk and export again") from error
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
+    return directory
+
+
+@contextlib.contextmanager
+def _held(directory: Path, overwrite: bool) -> Iterator[None]:
+    """The place for this export alone, what a killed export left there undone; refused where something else stands."""
     with locked(directory.with_name(f".{directory.name}.lock"), wait=False):
         _settle(directory)
         _check_place(directory, overwrite)
-        _export(directory, rows, ids, ranks, weights, scores, reasons, card, file_bytes)
-    return directory
+        yield
 
 
 def _settle(directory: Path) -> None:
@@ -72,41 +101,6 @@ def _settle(directory: Path) -> None:
             os.rename(old, directory)
     for leftover in (*directory.parent.glob(f"{name}.part"), *directory.parent.glob(f"{name}.old")):
         shutil.rmtree(leftover, ignore_errors=True)
-
-
-def _export(
-    directory: Path,
-    rows: Sequence[Mapping[str, Any]],
-    ids: Sequence[str],
-    ranks: Sequence[int],
-    weights: Sequence[float],
-    scores: Sequence[float] | None,
-    reasons: Sequence[str],
-    card: Card,
-    file_bytes: int,
-) -> None:
-    names = _added_names(rows)
-    added = _added(ids, ranks, weights, scores if scores is not None else [None] * len(rows), reasons)
-    for name, values in added.items():
-        if len(values) != len(rows):
-            raise ExportError(f"export: {len(values)} values of {name} for {len(rows)} rows; give one per row")
-    if not rows or len(set(ids)) != len(ids):
-        raise ExportError("export: the selection is empty; choose a larger budget" if not rows else "export: an id repeats; every row needs its own")
-    table = _table(rows, dict(zip(names, added.values(), strict=True)))
-    building = directory.with_name(f".{directory.name}.{uuid.uuid4().hex[:8]}.part")
-    try:
-        files = _write_shards(building, table, file_bytes)
-        _verify(building, rows, names, added)
-        about = _manifest(files, table, names, ids, card)
-        atomic_write(building / "README.md", readme(card, columns=_columns(table), names=names, rows=len(rows)).encode())
-        atomic_write(building / "manifest.json", (json.dumps(about, indent=2, sort_keys=True) + "\n").encode())
-        _swap(building, directory)
-    except DiskError:
-        raise
-    except OSError as error:
-        raise DiskError(f"cannot export to {directory}: {error.strerror or error}; free the disk and export again") from error
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
 
 
 def _check_place(directory: Path, overwrite: bool) -> None:

@@ -170,7 +170,11 @@ class Store:
         version: int = 1,
     ) -> Artifact:
         """The artifact of this content: found, or made now by `make`, whose return value becomes its summary."""
-        return self.build_together([Request(stage, fields, inputs, version)], lambda places: [make(place) if place else None for place in places])[0]
+        return self.build_request(Request(stage, fields, inputs, version), make)
+
+    def build_request(self, request: Request, make: Callable[[Workspace], Mapping[str, Any]]) -> Artifact:
+        """`build` for what a request asks for."""
+        return self.build_together([request], lambda places: [make(place) if place else None for place in places])[0]
 
     def build_together(self, requests: Sequence[Request], make: MakeTogether) -> list[Artifact]:
         """The artifacts of several contents; `make` gets a workspace for each that has to be made, None for each that was found.

@@ -9,8 +9,9 @@ resumed run bit-identical on a CPU.
 import contextlib
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -24,17 +25,17 @@ from curate.randomness import uniform
 from curate.settings import Optimizer
 from curate.store import Workspace
 from curate.training.chunked import check_chunkable
-from curate.training.order import Step, TrainingSet, plan_steps, walk
+from curate.training.order import Step, TrainingSet, plan_steps, supervised_tokens, walk
 from curate.training.packed import check_packable
 from curate.training.parts import backward, forward, parts_of
 from curate.training.pruning import Pruning
 from curate.training.ranks import ALONE, Ranks
+from curate.training.reporters import Report
 from curate.training.state import Progress, clear_progress, restore_progress, save_checkpoint, save_progress, trained_tensors
 
 __all__ = ["HeldOut", "TrainingLog", "TrainingSet", "learning_rate", "plan_steps", "save_checkpoint", "train", "trained_tensors"]
 
 AfterStep = Callable[[int, "torch.optim.AdamW"], None]
-Report = Callable[[int, Mapping[str, float]], None]
 
 
 @dataclass(frozen=True)
@@ -134,6 +135,11 @@ class _Loop:
     optimizer: "torch.optim.AdamW"
     ranks: Ranks
 
+    @cached_property
+    def _scale(self) -> float:
+        """What scales the weights to mean one."""
+        return float(len(self.data) / np.sum(self.data.weights, dtype=np.float64))
+
     def take(self, step: Step, number: int, rate: float) -> tuple[float, NDArray[np.float32], float]:
         """One step of the optimizer: the loss before it, the mean loss of each of its rows, and the norm of the gradient."""
         for group in self.optimizer.param_groups:
@@ -150,17 +156,16 @@ class _Loop:
 
     def _backward(self, step: Step, number: int) -> tuple[float, NDArray[np.float32]]:
         """Leave the step's gradient in the parameters."""
-        scale = float(len(self.data) / np.sum(self.data.weights, dtype=np.float64))
-        shares = self.data.weights[step.rows] * step.factors * scale / (step.denominator or self.data.supervised(step.rows))
+        rows = [self.data.rows[int(row)] for row in step.rows]
+        shares = self.data.weights[step.rows] * step.factors * self._scale / (step.denominator or supervised_tokens(rows))
         parts = parts_of(self.data.lengths[step.rows], self.settings)
         found = torch.zeros(len(step.rows) + 1, device=self.model.device)  # the mean loss of every row, then the loss of the step
         for place, part in enumerate(parts):
             if place % self.ranks.size != self.ranks.rank:
                 continue
             torch.manual_seed(_dropout_seed(self.seed, number, place))
-            rows = [self.data.rows[int(row)] for row in step.rows[part.rows]]
             weights = torch.from_numpy(shares[part.rows].astype(np.float32)).to(self.model.device)
-            total, means = backward(self.model, rows, weights, self.settings, chunked=part.chunked)
+            total, means = backward(self.model, [rows[int(row)] for row in part.rows], weights, self.settings, chunked=part.chunked)
             found[-1] += total
             found[torch.from_numpy(part.rows).to(self.model.device)] = means.to(found)
         self.ranks.add([*_gradients(self.model), found])
@@ -219,14 +224,15 @@ def _check(model: LanguageModel, settings: Optimizer) -> None:
 
 def _validate(model: LanguageModel, held_out: HeldOut, settings: Optimizer, progress: Progress, step: int) -> float:
     """The mean loss of the held-out rows' supervised tokens; keeps the weights if it is a new lowest."""
-    rows, total = held_out.rows, 0.0
+    rows, total, count = held_out.rows, 0.0, 0
     model.model.eval()
     with torch.no_grad():
         for part in parts_of(rows.lengths, settings.model_copy(update={"chunk_tokens": None})):
             losses, _ = forward(model, [rows.rows[int(row)] for row in part.rows], settings)
             total += float(losses.sum(dtype=torch.float64))
+            count += losses.numel()
     model.model.train()
-    loss = total / rows.supervised(np.arange(len(rows)))
+    loss = total / count
     if not math.isfinite(loss):
         raise NumericError(f"the validation loss after step {step} is {loss}; lower the learning rate (now {settings.learning_rate:g})")
     if all(loss < before for _, before in progress.validation):

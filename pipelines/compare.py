@@ -14,6 +14,7 @@ from curate.pipelines.likelihood_of_target import TargetLikelihood
 from curate.power import detectable, needed
 from curate.recipe import Recipe
 from curate.report.results import Comparison, Disagreement
+from curate.report.tables import REFERENCES
 from curate.statistics import (
     Interval,
     disagreement,
@@ -27,7 +28,6 @@ from curate.statistics import (
 )
 
 BASELINE = "random"
-_REFERENCES = ("zero_shot", "random", "full")
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def _paired(ours: Scores, theirs: Scores) -> bool:
 
 def _corrected(pairs: list[Pair]) -> list[Pair]:
     """p-values corrected over the arms; the references are no claims of ours, and stand alone."""
-    family = [number for number, pair in enumerate(pairs) if pair.interval and pair.place["arm"] not in _REFERENCES]
+    family = [number for number, pair in enumerate(pairs) if pair.interval and pair.place["arm"] not in REFERENCES]
     adjusted = holm([pair.interval.p for number in family if (pair := pairs[number]).interval])
     found = list(pairs)
     for number, p in zip(family, adjusted, strict=True):
@@ -157,7 +157,7 @@ def _counts(pair: Pair) -> dict[str, Any]:
 
 def _power(pair: Pair) -> dict[str, Any]:
     """What it would have taken to be sure, and what this experiment could have seen."""
-    if pair.baseline is None or pair.place["arm"] in _REFERENCES:
+    if pair.baseline is None or pair.place["arm"] in REFERENCES:
         return {}
     ours, theirs, together = pair.ours.table, pair.baseline.table, _paired(pair.ours, pair.baseline)
     found = needed(ours, theirs, paired_seeds=together)

@@ -9,7 +9,7 @@ from curate.core import Artifact
 from curate.data.examples import opened
 from curate.features import open_features
 from curate.matched import length_matched, source_matched
-from curate.pipelines.cells import Chosen
+from curate.pipelines.cells import Chosen, label_of
 from curate.pipelines.select import describe, read_selection, selection_bytes
 from curate.pipelines.session import Session
 from curate.recipe import Control, Recipe
@@ -33,7 +33,7 @@ def _control(session: Session, control: Control, pool: Artifact, one: Chosen) ->
         workspace.write("selection.parquet", selection_bytes(drawn, features, kept))
         return describe(drawn, features)
 
-    label = " ".join(part for part in (name, f"for {one.target}" if one.target else "", str(one.budget), f"seed {one.seed}") if part)
+    label = label_of(name, one.target, str(one.budget), one.seed)
     fields = {"control": control, "budget": str(one.budget), "seed": one.seed}
     artifact = session.build("control", label, make, fields=fields, inputs=[pool.key, one.artifact.key])
     return Chosen(name, one.budget, one.seed, artifact, one.target, matched_to=one.arm)

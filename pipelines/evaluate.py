@@ -144,8 +144,7 @@ def evaluate(
             "unshared": graded.unshared,
         }
 
-    request = evaluation_request(examination, handle, checkpoint, environment)
-    return store.build_together([request], lambda places: [make(place) if place else None for place in places])[0]
+    return store.build_request(evaluation_request(examination, handle, checkpoint, environment), make)
 
 
 def evaluation_request(examination: AnyExamination, handle: ModelHandle, checkpoint: Artifact | None, environment: Mapping[str, Any]) -> Request:

@@ -72,7 +72,7 @@ def finetune(store: Store, task: TrainTask, inputs: list[str], environment: Mapp
             return train_jointly(task, workspace)
         return run_training(task, workspace)
 
-    return store.build_together([training_request(task, inputs, environment)], lambda places: [make(place) if place else None for place in places])[0]
+    return store.build_request(training_request(task, inputs, environment), make)
 
 
 def training_request(task: TrainTask, inputs: Sequence[str], environment: Mapping[str, Any]) -> Request:

@@ -1,6 +1,5 @@
 """Joint training: one model trained by several processes, one per GPU, which accelerate starts and which share every step's rows."""
 
-import contextlib
 import ctypes
 import json
 import os
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from curate import errors
+from curate.cluster import worker_number
 from curate.errors import ClusterError, CurateError
 from curate.pipelines.finetune import TrainTask, run_training
 from curate.settings import Lora, Train
@@ -61,11 +61,7 @@ def _own_gpus(count: int) -> str:
     """The GPUs of this worker: its number tells which `count` of those that there are."""
     import torch
 
-    number = 0
-    with contextlib.suppress(ValueError):  # not a worker
-        from distributed import get_worker
-
-        number = int(get_worker().name)
+    number = worker_number() or 0
     shown = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if os.environ.get("CUDA_VISIBLE_DEVICES") else []
     every = shown or [str(index) for index in range(torch.cuda.device_count())]
     first = number * count % max(1, len(every))

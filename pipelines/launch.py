@@ -40,7 +40,7 @@ def session_of(recipe: Recipe, runtime: Runtime, folder: Path, *, quiet: bool) -
     refuse_links(directory)
     with locked(directory / ".lock", wait=False):
         progress = Progress(directory / "log.jsonl", quiet=quiet)
-        workers = runtime.workers or max(1, most_workers(device) // runtime.processes)
+        workers = workers_of(runtime, device)
         cluster = cluster_of(workers, progress.advance)
         outputs = (runtime.store.absolute(), runtime.runs.absolute())
         try:
@@ -62,8 +62,13 @@ def session_of(recipe: Recipe, runtime: Runtime, folder: Path, *, quiet: bool) -
             progress.close()
 
 
-def most_workers(device: str) -> int:
-    """As many workers as a run takes unasked: one for every GPU, or one for every core up to `MOST_WORKERS`."""
+def workers_of(runtime: Runtime, device: str) -> int:
+    """As many as were asked for; unasked, one for every GPU or core, or for every `processes` of them."""
+    return runtime.workers or max(1, _most_workers(device) // runtime.processes)
+
+
+def _most_workers(device: str) -> int:
+    """One for every GPU, or one for every core up to `MOST_WORKERS`."""
     if device == "cpu":
         return min(len(os.sched_getaffinity(0)), MOST_WORKERS)
     import torch

@@ -18,7 +18,7 @@ from curate.gradient_scorer import GradientScorer
 from curate.model import ModelHandle, resolve
 from curate.pipelines.evaluate import AnyExamination
 from curate.pipelines.experiment import Experiment
-from curate.pipelines.launch import most_workers, pick_device
+from curate.pipelines.launch import pick_device, workers_of
 from curate.pipelines.measure import Awakening, Pass, Piece, Scene, Scoring, Trials, awake, rehearse
 from curate.pipelines.plan_cells import by_budget, cells_of, evaluation_line, foreseen, items_of, sentences, share_of, training_lines
 from curate.pipelines.plan_choosing import RANDOM, Choosing, Tryout, rehearse_choosing
@@ -73,7 +73,7 @@ class _Planning:
     @cached_property
     def workers(self) -> int:
         """As many as the run would have."""
-        return self.runtime.workers or max(1, most_workers(self.device) // self.runtime.processes)
+        return workers_of(self.runtime, self.device)
 
     @cached_property
     def handle(self) -> ModelHandle:

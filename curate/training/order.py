@@ -1,6 +1,6 @@
 """The rows of every step: a pure function of the rows, the settings and the seed, and of the losses seen where training prunes."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,13 +24,14 @@ class TrainingSet:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def supervised(self, rows: Integers) -> int:
-        """How many tokens of these rows carry loss: the first of a row has nothing before it."""
-        return sum(int(self.rows[int(row)].supervised[1:].sum()) for row in rows)
-
     def only(self, rows: Integers) -> "TrainingSet":
         """These rows of the set."""
         return TrainingSet(self.ids[rows], [self.rows[int(row)] for row in rows], self.lengths[rows], self.weights[rows])
+
+
+def supervised_tokens(rows: Iterable[Row]) -> int:
+    """How many tokens of these rows carry loss: the first of a row has nothing before it."""
+    return sum(int(row.supervised[1:].sum()) for row in rows)
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def walk(
             yield Step(rows, np.ones(len(rows), np.float32), float(number))
         return
     epochs = sum(map(len, plan)) / len(data)
-    usual = settings.batch_size * data.supervised(np.arange(len(data))) / len(data)
+    usual = settings.batch_size * supervised_tokens(data.rows) / len(data)
     number = 0
     while number < epochs:
         visit = pruning.epoch(number, epochs, seen.copy(), data.ids, seed)

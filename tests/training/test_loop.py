@@ -15,7 +15,7 @@ from curate.model import ModelHandle, fresh, resolve
 from curate.settings import Lora, ModelSpec, Optimizer
 from curate.store import Workspace
 from curate.train import HeldOut, TrainingLog, TrainingSet, plan_steps, train, trained_tensors
-from curate.training.order import Step, walk
+from curate.training.order import Step, supervised_tokens, walk
 from curate.training.pruning import Infobatch, Pruning, Seta
 from tests.training.sets import training_set
 
@@ -94,7 +94,7 @@ def test_infobatch_skips_only_learned_rows_and_divides_by_a_constant() -> None:
     times = Counter(np.concatenate([step.rows for step in steps]).tolist())
     assert all(times[row] == 3 for row in range(6, 12))
     assert sum(times[row] for row in range(6)) < 18
-    usual = 4 * data.supervised(np.arange(12)) / 12
+    usual = 4 * supervised_tokens(data.rows) / 12
     assert {step.denominator for step in steps} == {usual}
     later = [(int(row), float(factor)) for step in steps[3:] for row, factor in zip(step.rows, step.factors, strict=True)]
     assert later and all(factor == pytest.approx(10.0 if row < 6 else 1.0) for row, factor in later)
