@@ -44,7 +44,11 @@ def others() -> None:
 
 def children() -> set[str]:
     """The processes that this one has started since the test began, and not reaped."""
-    return {pid for path in glob.glob("/proc/self/task/*/children") for pid in Path(path).read_text().split()} - OTHERS
+    while True:
+        try:
+            return {pid for path in glob.glob("/proc/self/task/*/children") for pid in Path(path).read_text().split()} - OTHERS
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # a thread ended meanwhile, and what it started belongs to another one now
 
 
 def test_a_right_program_passes_and_a_wrong_one_fails_at_the_test_that_says_so() -> None:
