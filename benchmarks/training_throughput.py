@@ -2,7 +2,8 @@
 
     python benchmarks/training_throughput.py MODEL DATA.parquet [--rows 512] [--device cpu] [--dtype float32] [--batch 16] [--lora 16] [--repeat 3]
 
-Needs `trl` beside curate. Each side runs in a process of its own, in turns, `--repeat` times; the fastest counts, and the spread is printed. What is
+Needs `trl` beside curate. Each side runs in a process of its own, in turns, `--repeat` times, and trains `--within` times in each, every time from the same
+weights; the fastest counts, and the spread is printed. On a GPU the first training of a process also loads kernels, so that --within 3 is fair. What is
 timed is the training loop (TRL's `train_runtime`, ours around `train`): model and rows are loaded and tokenised before. Tokens are those of the rows,
 without padding. Both sides see every row once, `--batch` rows (or packs of about as many tokens) to a step, with loss on the answers alone. MODEL may
 be `random-1b`: a Llama of 1.2 billion random numbers with the tokenizer given by --tokenizer.
@@ -45,18 +46,22 @@ def rows_of(arguments: argparse.Namespace, handle: Any) -> list[Any]:
 
 
 def loaded(arguments: argparse.Namespace) -> tuple[Any, Any]:
-    """The handle of the model and the model itself, with adapters where they are wanted."""
+    """The handle of the model and the model itself, with adapters where they are wanted; of random-1b, the handle is that of the tokenizer."""
+    from shared_prefixes import random_1b
 
-    from curate.model import fresh, resolve
+    from curate.adapters import attach_adapters
+    from curate.model import LanguageModel, fresh, load_tokenizer, resolve
     from curate.settings import Lora, ModelSpec
 
+    random = arguments.model == "random-1b"
+    folder = str(Path(arguments.tokenizer if random else arguments.model).absolute())
     lora = Lora(r=arguments.lora, alpha=2 * arguments.lora) if arguments.lora else None
-    if arguments.model != "random-1b":
-        handle = resolve(ModelSpec(path=str(Path(arguments.model).absolute()), dtype=arguments.dtype, max_length=arguments.max_length, lora=lora), Path())
+    handle = resolve(ModelSpec(path=folder, dtype=arguments.dtype, max_length=arguments.max_length, lora=lora), Path())
+    if not random:
         return handle, fresh(handle, arguments.device)
-    from curate.testing.random_models import random_1b
-
-    return random_1b(Path(arguments.tokenizer), arguments.dtype, arguments.device, arguments.max_length, lora)
+    model = random_1b(load_tokenizer(handle), arguments.device, arguments.dtype).model
+    model, names = attach_adapters(model, lora, 0) if lora else (model, dict(model.named_parameters()))
+    return handle, LanguageModel(model.to(arguments.device).eval(), load_tokenizer(handle), arguments.device, names)
 
 
 def ours(arguments: argparse.Namespace) -> dict[str, float]:
@@ -140,14 +145,27 @@ def peak(arguments: argparse.Namespace) -> dict[str, float]:
     return {"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10}
 
 
-def measured(side: str, way: str) -> dict[str, float]:
+def trained(arguments: argparse.Namespace) -> dict[str, float]:
+    """One side, once."""
+    import gc
+
+    import torch
+
+    gc.collect()
+    if arguments.device != "cpu":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    return {"ours": ours, "theirs": theirs}[arguments.side](arguments)
+
+
+def measured(side: str, way: str) -> list[dict[str, float]]:
     """One side in a process of its own, with the arguments of this one."""
     command = [sys.executable, __file__, *sys.argv[1:], "--side", side, "--way", way]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "TOKENIZERS_PARALLELISM": "false"}, check=False)
-    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    lines = [line for line in done.stdout.splitlines() if line.startswith("[{")]
     if done.returncode or not lines:
         raise SystemExit(f"{side} {way} failed:\n{done.stderr[-3000:]}")
-    found: dict[str, float] = json.loads(lines[-1])
+    found: list[dict[str, float]] = json.loads(lines[-1])
     return found
 
 
@@ -166,6 +184,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--within", type=int, default=1)
     parser.add_argument("--side", choices=("ours", "theirs"))
     parser.add_argument("--way", choices=WAYS, default="padded")
     return parser.parse_args()
@@ -174,13 +193,13 @@ def parsed() -> argparse.Namespace:
 def main() -> None:
     arguments = parsed()
     if arguments.side:
-        print(json.dumps({"ours": ours, "theirs": theirs}[arguments.side](arguments)))
+        print(json.dumps([trained(arguments) for _ in range(arguments.within)]))
         return
     runs: dict[tuple[str, str], list[dict[str, float]]] = {}
     for _ in range(arguments.repeat):
         for way in WAYS:
             for side in ("ours", "theirs"):
-                runs.setdefault((side, way), []).append(measured(side, way))
+                runs.setdefault((side, way), []).extend(measured(side, way))
     print(f"{'':>8} {'side':>7} {'steps':>6} {'seconds':>16} {'tokens/s':>10} {'peak MiB':>9} {'last/mean loss':>15}")
     best = {key: min(found, key=lambda run: run["seconds"]) for key, found in runs.items()}
     for (side, way), run in best.items():

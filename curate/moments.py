@@ -17,6 +17,7 @@ from torch import Tensor
 
 from curate.errors import ModelError
 from curate.kept import kept
+from curate.own_gpu import numbered
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def load_moments(path: Path, device: str = "cpu") -> Moments:
 
     try:
         state = json.loads((path / "state.json").read_bytes())
-        tensors = load_file(str(path / "moments.safetensors"), device=device)
+        tensors = load_file(str(path / "moments.safetensors"), device=numbered(device))
     except (OSError, ValueError) as error:
         raise ModelError(f"{path} holds no optimizer state ({error}); use direction: sgd, or a checkpoint that kept its optimizer") from error
     split: dict[str, dict[str, Tensor]] = {"first": {}, "second": {}}

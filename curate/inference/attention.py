@@ -72,7 +72,7 @@ def attention(query: Tensor, key: Tensor, value: Tensor, scale: float, bias: Ten
         mask = None if bias is None else bias.to(query.dtype)
         found = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, 0.0, False, attn_mask=mask, scale=scale)
         return found[0], found[1]
-    if query.device.type == "cuda":
+    if query.device.type == "cuda" and all(tensor.shape[-1] * tensor.element_size() % 16 == 0 for tensor in (query, value)):  # as its kernels are aligned
         return _cuda(query, key, value, scale, bias)
     return _product(query, key, value, scale, bias)
 

@@ -6,18 +6,30 @@ answers alone; they equal the engine's up to rounding, which can tip a tie betwe
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any
 
 from curate.errors import ModelError
 from curate.hushed import hushed
 from curate.inference.stops import Stops
 
 if TYPE_CHECKING:
+    from transformers import ContinuousBatchingConfig
+
     from curate.model import LanguageModel
 
 Tokens = Sequence[int]
 PAGE = 32  # tokens of a block
+
+
+def stated_sizes(blocks: int, batch_tokens: int) -> "ContinuousBatchingConfig":
+    """A cache of so many blocks of `PAGE` tokens, and this many tokens to a pass; without CUDA graphs and kernels that are not at hand."""
+    from transformers import ContinuousBatchingConfig
+
+    known = {given.name for given in fields(ContinuousBatchingConfig)}
+    page = "page_size" if "page_size" in known else "block_size"  # its name in transformers 5.17
+    chosen: dict[str, Any] = {page: PAGE, "num_blocks": blocks, "max_batch_tokens": batch_tokens, "auto_switch_to_flash": False, "use_cuda_graph": False}
+    return ContinuousBatchingConfig(**{name: value for name, value in chosen.items() if name in known})
 
 
 @dataclass
@@ -30,7 +42,7 @@ class ContinuousBatching:
 
     def generate(self, contexts: Sequence[Tokens], *, max_tokens: int, stops: Stops) -> list[list[int]]:
         """The likeliest token again and again, until a token of the stops (left out), a stop string, or `max_tokens`; equal contexts are run once."""
-        from transformers import ContinuousBatchingConfig, GenerationConfig
+        from transformers import GenerationConfig
 
         numbers: dict[tuple[int, ...], int] = {}
         which = [numbers.setdefault(tuple(int(token) for token in context), len(numbers)) for context in contexts]
@@ -38,9 +50,7 @@ class ContinuousBatching:
             return [[] for _ in contexts]
         longest = max(map(len, numbers)) + max_tokens
         blocks = max(self.batch_tokens, longest + PAGE) // PAGE + 1
-        sizes = ContinuousBatchingConfig(
-            page_size=PAGE, num_blocks=blocks, max_batch_tokens=min(self.batch_tokens, blocks * PAGE), auto_switch_to_flash=False, use_cuda_graph=False
-        )
+        sizes = stated_sizes(blocks, min(self.batch_tokens, blocks * PAGE))
         how = GenerationConfig(max_new_tokens=max_tokens, do_sample=False, eos_token_id=sorted(stops.tokens) or -1, pad_token_id=self.model.pad)
         with hushed("transformers"):  # which warns of every size that was given
             found = self.model.model.generate_batch(

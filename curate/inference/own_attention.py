@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from curate.beat import beat
 from curate.core import Integers
 from curate.inference.growing import Choose
 from curate.inference.passes import logits_of
@@ -56,6 +57,7 @@ class Answering:
         return found
 
     def _step(self, ids: Tensor, cache: Any) -> tuple[Tensor, Any]:
+        beat()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # transformers renames past_key_values; older ones know no other name
             output = self.model.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)

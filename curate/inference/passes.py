@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from curate.beat import beat
 from curate.inference.attention import Attends, Part, attention, folded, grouped, merge, running, unfolded
 from curate.inference.stores import Memory, Plain
 from curate.model import LanguageModel, decoder_of
@@ -59,6 +60,7 @@ def attend_path(path: Sequence[Memory], layer: int, query: Tensor, heads: int, s
 
 def forward(model: LanguageModel, ids: Tensor, positions: Tensor, step: Attends) -> Tensor:
     """(B, T, H) the decoder's last hidden states of tokens (B, T) at explicit positions (B, T)."""
+    beat()
     with running(step):
         states: Tensor = decoder_of(model.model)(input_ids=ids, position_ids=positions, use_cache=False).last_hidden_state
     return states

@@ -53,10 +53,13 @@ class Stretches:
         before = -1 if asked.window is None else asked.window - 1
         if not self._starts:
             self._starts = [torch.tensor([0, *lengths], device=query.device).cumsum(0).int() for lengths in (self.queries, self.keys)]
-        found: Tensor = kernel()(
-            query, key, value, *self._starts, max(self.queries), max(self.keys),
-            scale=asked.scale, window_size=(before, 0), enable_gqa=query.shape[1] != key.shape[1],
-        )  # fmt: skip
+        call, shares_keys = kernel()
+        groups = query.shape[1] // key.shape[1]
+        if groups > 1 and not shares_keys:
+            key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+        grouped = {"enable_gqa": groups > 1} if shares_keys else {}
+        lengths = (max(self.queries), max(self.keys))
+        found: Tensor = call(query, key, value, *self._starts, *lengths, scale=asked.scale, window_size=(before, 0), **grouped)
         return found.transpose(0, 1).unsqueeze(0)
 
 
@@ -74,14 +77,15 @@ def _served(asked: Asked) -> bool:
     if query.device.type != "cuda" or query.dtype not in (torch.float16, torch.bfloat16) or asked.dropout:
         return False
     fits = width == asked.value.shape[-1] and width % 8 == 0 and width <= 256
-    return fits and torch.cuda.get_device_capability(query.device) >= (8, 0) and kernel() is not None
+    return fits and torch.cuda.get_device_capability(query.device) >= (8, 0) and kernel()[0] is not None
 
 
 @lru_cache(maxsize=1)
-def kernel() -> Any:
-    """torch's kernel, or None where torch has none yet, or one without windows and grouped heads."""
+def kernel() -> tuple[Any, bool]:
+    """torch's kernel, or None where torch has none yet, or one without windows; and whether several query heads may share a key head in it."""
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
-        return None
-    return varlen_attn if {"scale", "window_size", "enable_gqa"} <= set(inspect.signature(varlen_attn).parameters) else None
+        return None, False
+    known = set(inspect.signature(varlen_attn).parameters)
+    return (varlen_attn if {"scale", "window_size"} <= known else None), "enable_gqa" in known

@@ -16,7 +16,7 @@ def documented(query: Tensor, key: Tensor, value: Tensor, starts: Tensor, key_st
     left, right = options["window_size"]
     assert starts.dtype == key_starts.dtype == torch.int32 and right == 0
     assert most == int(starts.diff().max()) and most_keys == int(key_starts.diff().max())
-    assert options["enable_gqa"] == (query.shape[1] != key.shape[1])
+    assert options.get("enable_gqa", False) == (query.shape[1] != key.shape[1])
     out = torch.zeros_like(query)
     for n in range(len(starts) - 1):
         keys = range(int(key_starts[n]), int(key_starts[n + 1]))
@@ -30,15 +30,18 @@ def documented(query: Tensor, key: Tensor, value: Tensor, starts: Tensor, key_st
     return out
 
 
+@pytest.mark.parametrize("shares", [True, False], ids=["shared key heads", "a key for every head"])
 @pytest.mark.parametrize("window", [None, 1, 3, 50])
 @pytest.mark.parametrize(("queries", "keys"), [([5, 1, 7], [5, 1, 7]), ([4], [9]), ([3], [3])], ids=str)
-def test_the_kernel_is_asked_for_what_the_plain_way_computes(monkeypatch: pytest.MonkeyPatch, queries: list[int], keys: list[int], window: int | None) -> None:
+def test_the_kernel_is_asked_for_what_the_plain_way_computes(
+    monkeypatch: pytest.MonkeyPatch, queries: list[int], keys: list[int], window: int | None, shares: bool
+) -> None:
     draw = torch.Generator().manual_seed(0)
     query, key, value = (torch.randn(1, heads, sum(n), 8, dtype=torch.float64, generator=draw) for heads, n in ((4, queries), (2, keys), (2, keys)))
     asked = Asked(0, query, key, value, 0.3, window, 0.0)
     plain = Stretches(queries, keys).attend(asked)
     monkeypatch.setattr(stretches, "_served", lambda asked: True)
-    monkeypatch.setattr(stretches, "kernel", lambda: documented)
+    monkeypatch.setattr(stretches, "kernel", lambda: (documented, shares))
     torch.testing.assert_close(Stretches(queries, keys).attend(asked), plain, rtol=1e-12, atol=1e-12)
 
 
@@ -48,5 +51,5 @@ def test_a_query_sees_as_many_tokens_as_the_window_says() -> None:
 
 
 def test_the_kernel_of_this_torch_is_known_or_done_without() -> None:
-    found = stretches.kernel()
+    found, _ = stretches.kernel()
     assert found is None or found.__name__ == "varlen_attn"
