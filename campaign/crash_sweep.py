@@ -16,7 +16,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -43,8 +43,8 @@ class Sweep:
         self.operations, self.expected = ended.operations, contents(self.reference)
 
     def planned(self, mode: fault.Mode, limit: int, only: int) -> list[int]:
-        """The operations to kill at: all of them, or the writes that can be torn; `limit` takes them evenly spread."""
-        numbers = [one["number"] for one in self.operations if mode == "before" or one["bytes"] > 1]
+        """The operations at which such a fault can come, for `torn` the writes of several bytes; `limit` takes them evenly spread."""
+        numbers = [one["number"] for one in self.operations if fault.hits(mode, one["name"]) and (mode != "torn" or one["bytes"] > 1)]
         if only:
             return [number for number in numbers if number == only]
         count = min(limit, len(numbers)) if limit else len(numbers)
@@ -52,33 +52,52 @@ class Sweep:
 
     def trial(self, at: int, mode: fault.Mode) -> Verdict:
         """Kill at this operation, in a copy of what the stage starts from."""
-        place, notes = self.scratch / "trial", self.scratch / "trial-notes"
-        shutil.copytree(self.start, place)
+        return self.tried(lambda place: judged(self.work, place, self.scratch / "trial-notes", self.expected, at, mode))
+
+    def tried(self, trial: Callable[[Path], Verdict]) -> Verdict:
+        """The verdict of a trial in a copy of what the stage starts from, which is removed."""
+        place = self.scratch / "trial"
+        shutil.copytree(self.start, place, symlinks=True)
         try:
-            return judged(self.work, place, notes, self.expected, at, mode)
+            return trial(place)
         finally:
             shutil.rmtree(place)
 
 
 def swept(sweep: Sweep, mode: fault.Mode, limit: int, only: int, say: Callable[[str], None]) -> dict[str, Any]:
     """The counts of a sweep and its failures; a kill that did not land is counted as such, never as passed."""
-    began, planned = time.monotonic(), sweep.planned(mode, limit, only)
-    verdicts = [sweep.trial(number, mode) for number in planned]
+    began = time.monotonic()
+    verdicts = [sweep.trial(number, mode) for number in sweep.planned(mode, limit, only)]
+    return {"mode": mode, "operations": len(sweep.operations), **counted(verdicts, time.monotonic() - began, say)}
+
+
+def counted(verdicts: Sequence[Verdict], seconds: float, say: Callable[[str], None]) -> dict[str, Any]:
+    """How many of these trials landed, passed and failed; a line for each that failed."""
     bad = [verdict for verdict in verdicts if verdict.wrong]
     for verdict in bad:
         say(f"  FAILED at {verdict.number} ({verdict.operation}): " + "; ".join(verdict.wrong[:3]) + (" ..." if len(verdict.wrong) > 3 else ""))
     landed = sum(verdict.landed for verdict in verdicts)
     return {
-        "mode": mode,
-        "operations": len(sweep.operations),
-        "planned": len(planned),
+        "planned": len(verdicts),
         "landed": landed,
-        "not_landed": len(planned) - landed,
+        "not_landed": len(verdicts) - landed,
         "passed": sum(verdict.landed and not verdict.wrong for verdict in verdicts),
         "failed": len(bad),
-        "seconds": round(time.monotonic() - began, 1),
+        "survived": sum(verdict.survived for verdict in verdicts),
+        "seconds": round(seconds, 1),
         "failures": [asdict(verdict) for verdict in bad],
     }
+
+
+def sweeps(wanted: str, scratch: Path, start: Path, work_of: Callable[[str], Work]) -> Iterator[tuple[str, Sweep]]:
+    """A sweep of the wanted stage, or of `all` in their order; those before it are run without a fault."""
+    for stage in STAGES:
+        sweep = Sweep(work_of(stage), start, scratch / stage)
+        start = sweep.reference
+        if wanted in (stage, "all"):
+            yield stage, sweep
+        if wanted == stage:
+            return
 
 
 def warmed(settings: dict[str, object], place: Path) -> None:
@@ -90,7 +109,7 @@ def warmed(settings: dict[str, object], place: Path) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stage", choices=(*STAGES, "all"), default="all")
-    parser.add_argument("--mode", choices=get_args(fault.Mode), default="before")
+    parser.add_argument("--mode", choices=get_args(fault.Kill), default="before")
     parser.add_argument("--only", type=int, default=0, metavar="N", help="replay the trial at operation N of one stage")
     parser.add_argument("--limit", type=int, default=0, metavar="N", help="at most N trials per stage, evenly spread over its operations")
     parser.add_argument("--seed", type=int, default=0, help="of the rows and of the training")
@@ -105,33 +124,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         warmed(settings, scratch / "warm")
         start = scratch / "start"
         start.mkdir()
-        for stage in STAGES:
-            sweep = Sweep(partial(_stage, stage, settings), start, scratch / stage)
-            start = sweep.reference
-            if given.stage in (stage, "all"):
-                found[stage] = swept(sweep, given.mode, given.limit, given.only, lambda line: print(line, flush=True))
-                print(f"{stage}: {_counts(found[stage])}", flush=True)
-            if given.stage == stage:
-                break
-    return finish(found, given)
+        for stage, sweep in sweeps(given.stage, scratch, start, lambda stage: partial(stage_work, stage, settings)):
+            found[stage] = swept(sweep, given.mode, given.limit, given.only, lambda line: print(line, flush=True))
+            print(f"{stage}: {counts(found[stage])}", flush=True)
+    return finish(found, given, f"mode {given.mode}")
 
 
-def _stage(stage: str, settings: dict[str, object], place: Path) -> None:
+def stage_work(stage: str, settings: dict[str, object], place: Path) -> None:
     run_stage(stage, place, settings)
 
 
-def _counts(one: dict[str, Any]) -> str:
+def counts(one: dict[str, Any]) -> str:
     return ", ".join(f"{one[name]} {name.replace('_', ' ')}" for name in ("planned", "landed", "not_landed", "passed", "failed")) + f", {one['seconds']} s"
 
 
-def finish(found: dict[str, dict[str, Any]], given: argparse.Namespace) -> int:
+def finish(found: dict[str, dict[str, Any]], given: argparse.Namespace, what: str) -> int:
     """Print the sums, write them where they are wanted, and say with the exit code whether all is well."""
     names = ("planned", "landed", "not_landed", "passed", "failed")
     total: dict[str, Any] = {name: sum(one[name] for one in found.values()) for name in names}
     total["seconds"] = round(sum(one["seconds"] for one in found.values()), 1)
-    print(f"all, mode {given.mode}, seed {given.seed}: {_counts(total)}")
+    print(f"all, {what}, seed {given.seed}: {counts(total)}")
     if given.out:
-        given.out.write_text(json.dumps({"mode": given.mode, "seed": given.seed, "rows": given.rows, "total": total, "stages": found}, indent=1) + "\n")
+        given.out.write_text(json.dumps({"what": what, "seed": given.seed, "rows": given.rows, "total": total, "stages": found}, indent=1) + "\n")
     return 0 if total["planned"] and total["passed"] == total["planned"] else 1
 
 

@@ -3,6 +3,7 @@
 Every stage is one command, run in this process. A stage starts from what the stages before it left, so that a trial repeats one stage only.
 """
 
+import sys
 from pathlib import Path
 
 import yaml
@@ -51,3 +52,25 @@ def run_stage(stage: str, place: Path, settings: dict[str, object]) -> None:
         typed = parse_recipe(load(yaml.safe_dump(settings), "campaign"))
         execute(typed, runtime, place, until="" if stage == "evaluate" else stage, command="curate run small.yaml", quiet=True)
     check(place / "runs" / NAME, place / "store")  # every row is in exactly one place, by its id
+
+
+def write_recipe(place: Path, settings: dict[str, object]) -> None:
+    """The recipe's file, for commands that are typed."""
+    (place / f"{NAME}.yaml").write_text(yaml.safe_dump(settings))
+
+
+def arguments_of(stage: str, place: Path) -> list[str]:
+    """What follows `curate` where the command of a stage is typed."""
+    where = ["--store", str(place / "store"), "--runs", str(place / "runs")]
+    if stage in ("export", "replace"):
+        return ["export", NAME, "alike" if stage == "export" else "hard", str(place / "exported"), "--overwrite", *where]
+    until = [] if stage == "evaluate" else ["--until", stage]
+    return ["run", str(place / f"{NAME}.yaml"), *until, "--workers", "1", "--device", "cpu", "--quiet", *where]
+
+
+def type_stage(stage: str, place: Path) -> None:
+    """The command of a stage as a user types it, in this process: it prints what a user sees, and ends with SystemExit."""
+    from curate.__main__ import main
+
+    sys.argv = ["curate", *arguments_of(stage, place)]
+    main()

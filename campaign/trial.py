@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from curate import fault
+from curate.errors import IntegrityError
 from curate.store import file_digest, verify
 
 Work = Callable[[Path], None]
 _OWN_NAME = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8,32}\.(tmp|part|old)")  # what is being written, or was, under a name of its own
 _TIMED = re.compile(r"(.*/)?(built\.json|run\.json|results\.json|report\.(md|html)|tables/.*)")  # hold seconds, so only their names are compared
-_KEPT_APART = re.compile(r"(.*/)?(\.lock|[^/]*\.lock|log\.jsonl)")  # a lock's file means nothing; log.jsonl is read by nobody and ends where it ends
+_KEPT_APART = re.compile(r"(.*/)?(\.lock|[^/]*\.lock|log\.jsonl|logs(/tasks\.jsonl)?)")  # no stage reads these back
 
 _MOST_SECONDS = 300  # that a child may take; then SIGALRM ends it, which is a failure
 
@@ -40,39 +41,52 @@ class Verdict:
     operation: str
     landed: bool
     wrong: list[str] = field(default_factory=list)
+    survived: bool = False  # the command ended well all the same
 
 
-def in_child(work: Work, place: Path, notes: Path, at: int = 0, mode: fault.Mode = "before") -> Ended:
-    """Run `work` in a forked child, with a fault at its operation `at`, or none; what it does is noted in the folder `notes`."""
+def in_child(
+    work: Work, place: Path, notes: Path, at: int = 0, mode: fault.Mode = "before", *, lasting: bool = False, keep: Path | None = None
+) -> Ended:
+    """Run `work` in a forked child, with a fault at its operation `at`, or none; what it does is noted in the folder `notes`.
+
+    `lasting`: an errno comes at all later operations too. `keep`: a folder that gets the bytes of every write, by their hash.
+    """
     notes.mkdir(parents=True, exist_ok=True)
     operations, said = notes / "operations.jsonl", notes / "said.txt"
     sys.stdout.flush()
     sys.stderr.flush()
     child = os.fork()
     if not child:
-        os._exit(_child(work, place, operations, said, at, mode))
+        signal.alarm(_MOST_SECONDS)
+        os._exit(_child(work, place, (operations, said, keep), lambda note: fault.Fault(at, mode, note, lasting=lasting)))
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     return Ended(code, [json.loads(line) for line in operations.read_text().splitlines()], said.read_text()[-2000:])
 
 
-def _child(work: Work, place: Path, operations: Path, said: Path, at: int, mode: fault.Mode) -> int:
+def _child(work: Work, place: Path, files: tuple[Path, Path, Path | None], faulty: Callable[[fault.Observer], fault.Fault]) -> int:
+    operations, said, keep = files
     words = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(words, 1)
     os.dup2(words, 2)
-    notes, last = os.open(operations, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), [""]
+    sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))  # whatever they were in the parent
+    notes, last = os.open(operations, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), ["", ""]
 
     def note(operation: fault.Operation) -> None:
-        last[0] = str(operation.path)
+        last[:] = str(operation.path), operation.name
         digest = None if operation.data is None else blake2b(operation.data, digest_size=16).hexdigest()
         line = {"number": operation.number, "name": operation.name, "path": last[0], "digest": digest, "bytes": len(operation.data or b"")}
-        os.write(notes, json.dumps(line).encode() + b"\n")
+        os.write(notes, json.dumps({**line, "source": operation.source and str(operation.source)}).encode() + b"\n")
+        if keep is not None and digest is not None:
+            (keep / digest).write_bytes(operation.data or b"")
 
     def around(name: str, which: int) -> Callable[..., Any]:
         call = getattr(os, name)
 
         def pointed(*arguments: Any, **more: Any) -> Any:
-            if str(arguments[which]) != last[0]:
-                fault.point(name, Path(os.fsdecode(arguments[which])))
+            folder = Path(os.readlink(f"/proc/self/fd/{more['dir_fd']}")) if more.get("dir_fd") is not None else Path()
+            paths = [folder / os.fsdecode(argument) for argument in arguments[: which + 1]]
+            if last[0] != str(paths[which]) or last[1] == "rmtree":
+                fault.point(name, paths[which], source=paths[0] if which else None)
             return call(*arguments, **more)
 
         return pointed
@@ -80,10 +94,13 @@ def _child(work: Work, place: Path, operations: Path, said: Path, at: int, mode:
     # Renames and removals that the package does elsewhere than in its store are points too; one that was just announced counts once.
     for name, which in (("rename", 1), ("unlink", 0), ("rmdir", 0)):
         setattr(os, name, around(name, which))
-    signal.alarm(_MOST_SECONDS)
     try:
-        fault.arm(fault.Fault(at, mode, note))
+        fault.arm(faulty(note))
         work(place)
+    except SystemExit as ended:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
     except BaseException:  # the child must not run on into the code of its parent
         traceback.print_exc()
         sys.stderr.flush()
@@ -110,25 +127,39 @@ def differences(place: Path, reference: dict[str, str]) -> list[str]:
     return wrong + [f"{name} has other bytes" for name in sorted(here.keys() & reference.keys()) if here[name] != reference[name]]
 
 
+def is_own_name(path: str) -> bool:
+    """Whether a file or folder of this path is being written under a name of its own, or is to be removed."""
+    return any(_OWN_NAME.fullmatch(part) for part in Path(path).parts)
+
+
 def whole_files(place: Path) -> dict[str, str]:
     """Every file under a final name with its hash, whatever it holds."""
-    files = ((str(path.relative_to(place)), path) for path in sorted(place.rglob("*")) if path.is_file() and path.suffix != ".tmp")
+    files = ((str(path.relative_to(place)), path) for path in sorted(place.rglob("*")) if path.is_file() and not _OWN_NAME.fullmatch(path.name))
     return {name: file_digest(path) for name, path in files if not _KEPT_APART.fullmatch(name)}
+
+
+def not_whole(place: Path) -> list[str]:
+    """A line for everything that is wrong with an artifact under its final name in the store."""
+    wrong = []
+    for manifest in sorted(place.glob("store/*/manifest.json")):
+        try:
+            wrong += verify(manifest.parent)
+        except IntegrityError as error:
+            wrong.append(str(error))
+    return [f"a finished artifact is not whole: {line}" for line in wrong]
 
 
 def half_made(place: Path, before: dict[str, str], operations: list[dict[str, Any]]) -> list[str]:
     """Files that stand under a final name with bytes that neither were there `before` nor are the whole of what was to be written."""
-    known = {(_final(Path(name)), digest) for name, digest in before.items()}
-    known |= {(_final(Path(one["path"]).relative_to(place)), one["digest"]) for one in operations if one["digest"] is not None}
-    wrong = [f"{name} is visible, but not whole" for name, digest in whole_files(place).items() if (_final(Path(name)), digest) not in known]
-    for manifest in sorted(place.glob("store/*/manifest.json")):
-        wrong += [f"a finished artifact is not whole: {line}" for line in verify(manifest.parent)]
-    return wrong
+    known = {(final_name(Path(name)), digest) for name, digest in before.items()}
+    known |= {(final_name(Path(one["path"]).relative_to(place)), one["digest"]) for one in operations if one["digest"] is not None}
+    wrong = [f"{name} is visible, but not whole" for name, digest in whole_files(place).items() if (final_name(Path(name)), digest) not in known]
+    return wrong + not_whole(place)
 
 
-def _final(path: Path) -> str:
+def final_name(path: Path) -> str:
     """The name that a file under construction will have."""
-    parts = [match["name"] if (match := _OWN_NAME.fullmatch(part)) else part for part in path.parts]
+    parts = [match["name"] if (match := _OWN_NAME.fullmatch(part)) else part.removesuffix(".closed") for part in path.parts]
     return "/".join(part for part in parts if part != ".part")
 
 

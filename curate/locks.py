@@ -9,16 +9,10 @@ from pathlib import Path
 
 from curate import fault
 from curate.errors import ClusterError, DiskError
+from curate.folders import make_folder, remove_temporaries
 
 Notify = Callable[[str], None]
-_TEMPORARY = f".*.{'[0-9a-f]' * 32}.tmp"
-
-
-def remove_temporaries(folder: Path) -> None:
-    """Remove what `curate.store.atomic_write` was writing, in this folder or below, when its process was killed; nobody else may be writing there."""
-    for leftover in folder.rglob(_TEMPORARY):
-        fault.point("unlink", leftover)
-        leftover.unlink(missing_ok=True)
+_IN_USE = "{} is in use by another curate process; wait for it, or give this run another name"
 
 
 @contextlib.contextmanager
@@ -31,7 +25,7 @@ def locked(path: Path, *, wait: bool, notify: Notify = lambda message: None) -> 
     waited = 0
     while (handle := _lock(path)) is None:
         if not wait:
-            raise ClusterError(f"{path.parent} is in use by another curate process; wait for it, or give this run another name")
+            raise ClusterError(_IN_USE.format(path.parent))
         if waited % 60 == 0:
             notify(f"waiting for another curate process that is building {path.stem}")
         waited += 1
@@ -51,7 +45,7 @@ def _lock(path: Path) -> int | None:
     """The open file of a lock that is ours now; None while another process holds it."""
     while True:
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(path.parent)
             fault.point("lock", path)
             handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError as error:
@@ -65,3 +59,30 @@ def _lock(path: Path) -> int | None:
             if os.path.samestat(os.fstat(handle), path.stat()):
                 return handle
         os.close(handle)
+
+
+def refuse_held(path: Path) -> None:
+    """ClusterError where another process holds the lock of a folder, before anything is loaded or computed for it; `locked` decides."""
+    if is_held(path):
+        raise ClusterError(_IN_USE.format(path.parent))
+
+
+def is_held(lock: Path) -> bool:
+    """Whether a living process holds this lock.
+
+    Asked by a shared lock of some microseconds, and only where the file is there: a run that starts in the same moment, in a folder that a
+    killed one left, may be told that the folder is in use.
+    """
+    try:
+        handle = os.open(lock, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise DiskError(f"cannot tell whether {lock} is held: {error.strerror}; ask as the user who started the run") from error
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False

@@ -1,28 +1,47 @@
 """What a person sees while a run goes on: bars on a terminal, one JSON line per event otherwise, and a log in the run's folder."""
 
+import contextlib
+import io
 import json
 import os
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from curate.errors import DiskError
+from curate import fault
+from curate.errors import CurateError, DiskError, Interrupted
+
+
+def _opened(log: Path) -> io.FileIO:
+    """The log, unbuffered, so that every line is there for others at once and nothing is left to write when the disk is full."""
+    try:
+        fault.point("open", log)
+        return io.FileIO(log, "a", opener=_own)
+    except OSError as error:
+        raise DiskError(f"cannot write {log}: {error.strerror}; remove it, or name another folder with --runs") from error
+
+
+def _ending(error: BaseException) -> dict[str, str]:
+    if isinstance(error, Interrupted | KeyboardInterrupt):
+        return {"how": "interrupted"}
+    return {"how": "error", "text": str(error) if isinstance(error, CurateError) else f"{type(error).__name__}: {error}"}
 
 
 def _own(path: str, flags: int) -> int:
     """Open a file of this folder, and not one elsewhere that a link under its name leads to."""
-    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
 
 
 class Progress:
-    """Hears of stages and finished tasks; shows them on standard error and appends them to log.jsonl."""
+    """Hears of stages and finished tasks; shows them on standard error and appends them to log.jsonl.
+
+    A log that cannot be written any more ends there, with a message, and the run goes on: nothing reads it but a person, and `curate status`.
+    """
 
     def __init__(self, log: Path | None, *, quiet: bool = False) -> None:
-        try:
-            self._log = open(log, "a", encoding="utf-8", opener=_own) if log else None
-        except OSError as error:
-            raise DiskError(f"cannot write {log}: {error.strerror}; remove it, or name another folder with --runs") from error
+        self._path, self._log = log, _opened(log) if log else None
         self._quiet = quiet
         self._bars: Any = None
         self._tasks: dict[str, Any] = {}
@@ -62,17 +81,34 @@ class Progress:
             self._bars.console.print(visible(text), markup=False)
         self._event({"event": "message", "text": text})
 
+    @contextlib.contextmanager
+    def noting_end(self) -> Iterator[None]:
+        """Log how the block ended: finished, interrupted, or with which error."""
+        try:
+            yield
+        except BaseException as error:
+            self._event({"event": "end", **_ending(error)})
+            raise
+        self._event({"event": "end", "how": "finished"})
+
     def close(self) -> None:
         """Leave the terminal as it was."""
         if self._bars is not None:
             self._bars.stop()
         if self._log is not None:
-            self._log.close()
+            with contextlib.suppress(OSError):
+                self._log.close()
 
     def _event(self, event: dict[str, Any]) -> None:
         line = json.dumps({"time": round(time.time(), 3), **event})
-        if self._log is not None:
-            self._log.write(line + "\n")
-            self._log.flush()
+        if self._log is not None and self._path is not None:
+            try:
+                fault.point("write", self._path, (line + "\n").encode())
+                self._log.write((line + "\n").encode())
+            except OSError as error:
+                with contextlib.suppress(OSError):
+                    self._log.close()
+                self._log = None
+                self.message(f"cannot write {self._path}: {error.strerror}; the run goes on without its log")
         if self._bars is None and not self._quiet:
             print(line, file=sys.stderr, flush=True)

@@ -1,7 +1,8 @@
 """Immutable artifacts found by content, and the one way that bytes reach the disk.
 
-    STORE/<stage>-<key>/        manifest.json names every file with its size and hash
-    STORE/.part/<stage>-<key>/  the same while it is being built; its committed shards survive a crash
+    STORE/<stage>-<key>/               manifest.json names every file with its size and hash
+    STORE/.part/<stage>-<key>/         the same while it is being built; its committed shards survive a crash
+    STORE/.part/<stage>-<key>.closed/  the same while its manifest is written, out of reach of a worker that was frozen and goes on too late
 
 key = blake2b(stage, component version, canonical fields, input keys, numeric environment). A directory
 under its final name is complete: it is filled under .part, the manifest is written last, then one rename.
@@ -11,104 +12,115 @@ Nothing is ever overwritten, and nothing is unpickled.
 import contextlib
 import json
 import os
-import shutil
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 from curate import fault
 from curate.core import Artifact
-from curate.errors import DiskError, IntegrityError
+from curate.errors import IntegrityError, SafetyError
+from curate.folders import is_plain_file, make_folder, move, refusals, remove, remove_temporaries, remove_tree, sync_folder
+from curate.intact import canonical as canonical
+from curate.intact import differences, recorded, set_aside
+from curate.intact import digest as digest
+from curate.intact import file_digest as file_digest
+from curate.intact import read_json as read_json
+from curate.intact import verify as verify
 from curate.locks import Notify as Notify
 from curate.locks import locked as locked
-from curate.locks import remove_temporaries
 
 SCHEMA = 1
-_ABOUT = {"manifest.json", "built.json"}  # what an artifact says of itself is none of its contents
+READ_LATER = frozenset({"features"})  # may hold thousands of files: curate/features.py compares all bytes before it uses any
+_CLOSED = ".closed"
+_ATTEMPTS = 3  # at an artifact whose committed shards change while it is built; then the disk is not to be trusted
 
 
-def atomic_write(path: Path, data: bytes) -> str:
+class DamagedShards(IntegrityError):
+    """Committed shards of an artifact under construction hold other bytes than were committed; they were removed, to be made again."""
+
+
+def atomic_write(path: Path, data: bytes, *, below: Path | None = None) -> str:
     """Write `data` so that `path` is either absent, old or whole, also after a power cut; returns its hash.
 
-    A temporary file of its own in the same folder, flushed to the disk, renamed, and the folder flushed.
+    A temporary file of its own in the same folder, flushed to the disk, renamed, and the folder flushed; so is every folder that had to be made.
+    None is made but below `below`, where given. DiskError where the file system refuses; no temporary file stays if it can be removed.
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fault.point("open", temporary)
-        with open(temporary, "wb") as file:
-            fault.point("write", temporary, data)
-            file.write(data)
-            file.flush()
-            fault.point("fsync", temporary)
-            os.fsync(file.fileno())
-        fault.point("rename", path)
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise DiskError(f"cannot write {path}: {error.strerror or error}; free or mount the disk and run the same command again") from error
+    with refusals(path):
+        try:
+            make_folder(path.parent, below=below)
+            fault.point("open", temporary)
+            with open(temporary, "xb") as file:
+                fault.point("write", temporary, data)
+                file.write(data)
+                file.flush()
+                fault.point("fsync", temporary)
+                os.fsync(file.fileno())
+            fault.point("rename", path, source=temporary)
+            os.replace(temporary, path)
+            sync_folder(path.parent)
+        except OSError:
+            with contextlib.suppress(OSError):
+                remove(temporary)
+            raise
     return digest(data)
-
-
-def digest(data: bytes) -> str:
-    """The 128-bit blake2b of these bytes, in hexadecimal."""
-    return blake2b(data, digest_size=16).hexdigest()
-
-
-def file_digest(path: Path) -> str:
-    """`digest` of a file, read in pieces."""
-    state = blake2b(digest_size=16)
-    with open(path, "rb") as file:
-        while piece := file.read(1 << 20):
-            state.update(piece)
-    return state.hexdigest()
-
-
-def canonical(value: Any) -> bytes:
-    """JSON with sorted keys and no spaces: equal values give equal bytes."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
-
-
-def read_json(path: Path) -> Any:
-    """The JSON document in a file of ours, or an IntegrityError that names the file."""
-    try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise IntegrityError(f"{path} is not readable JSON ({error}); remove it and run the same command again") from error
 
 
 @dataclass(frozen=True)
 class Workspace:
-    """An artifact under construction. A shard is committed when its sidecar `<name>.json` exists and its bytes match."""
+    """An artifact under construction, in a folder that is there. A shard is committed when its sidecar `<name>.json` exists and its bytes match.
+
+    Once the folder is gone, for the artifact is finished or another process builds it, every write is a DiskError: the folder is not made again.
+    """
 
     path: Path
 
     def write(self, name: str, data: bytes) -> None:
-        atomic_write(self.path / name, data)
+        atomic_write(self.path / name, data, below=self.path)
 
     def commit(self, name: str, data: bytes, info: Mapping[str, Any]) -> dict[str, Any]:
-        """Write a shard and then the sidecar that makes it count."""
-        sidecar = {**info, "blake2b": atomic_write(self.path / name, data), "bytes": len(data)}
-        atomic_write(self.path / f"{name}.json", canonical(sidecar))
+        """Write a shard and then the sidecar that makes it count, in this artifact only."""
+        sidecar = {**info, "artifact": self.path.name, "blake2b": atomic_write(self.path / name, data, below=self.path), "bytes": len(data)}
+        atomic_write(self.path / f"{name}.json", canonical(sidecar), below=self.path)
         return sidecar
 
     def committed(self, name: str) -> dict[str, Any] | None:
-        """The sidecar of a shard whose bytes are intact; a torn or changed shard is as good as absent."""
-        sidecar, shard = self.path / f"{name}.json", self.path / name
-        if not (sidecar.is_file() and shard.is_file()):
+        """The sidecar of a shard whose bytes are intact; a torn, changed or foreign shard is as good as absent."""
+        info, shard = self._sidecar(name), self.path / name
+        if info is None or not is_plain_file(shard):
             return None
+        with contextlib.suppress(OSError):  # what cannot be read is made again
+            return info if info.get("bytes") == shard.stat().st_size and info.get("blake2b") == file_digest(shard) else None
+        return None
+
+    def present(self, names: Iterable[str]) -> dict[str, dict[str, Any]]:
+        """The sidecars of those of these shards, directly in this folder, that were committed and have the size they should have.
+
+        No shard is read, so ten thousand take a second. Their bytes are compared when the artifact is finished: see `Store.build_together`.
+        """
+        with refusals(self.path, "read"), os.scandir(self.path) as entries:
+            sizes = {entry.name: entry.stat(follow_symlinks=False).st_size for entry in entries if entry.is_file(follow_symlinks=False)}
+        found = {}
+        for name in names:
+            if name in sizes and f"{name}.json" in sizes and (info := self._sidecar(name)) is not None and info.get("bytes") == sizes[name]:
+                found[name] = info
+        return found
+
+    def remove(self, name: str) -> None:
+        """Remove a file of this folder, or nothing where there is none. DiskError."""
+        remove(self.path / name)
+
+    def _sidecar(self, name: str) -> dict[str, Any] | None:
+        """What was recorded of a shard of this artifact; one that was copied from elsewhere was not."""
+        sidecar = self.path / f"{name}.json"
         try:
-            info: dict[str, Any] = json.loads(sidecar.read_bytes())
-        except ValueError:
+            info = json.loads(sidecar.read_bytes()) if is_plain_file(sidecar) else None
+        except (OSError, ValueError):
             return None
-        whole = info.get("bytes") == shard.stat().st_size and info.get("blake2b") == file_digest(shard)
-        return info if whole else None
+        return info if isinstance(info, dict) and info.get("artifact") == self.path.name else None
 
 
 @dataclass(frozen=True)
@@ -138,23 +150,19 @@ class Store:
         return f"{stage}-{digest(canonical([SCHEMA, stage, version, fields, list(inputs)]))}"
 
     def find(self, key: str) -> Artifact | None:
-        """The complete artifact under this key, every file checked against its hash once per process."""
-        if key in self._verified:
-            return self._verified[key]
+        """The complete artifact under this key, every file checked against its hash once per process; by names and sizes where it is READ_LATER."""
         path = self.root / key
+        if key in self._verified and path.is_dir():  # else it was set aside by who read it
+            return self._verified[key]
         if not (path / "manifest.json").is_file():
             return None
-        damage = verify(path)
+        manifest = read_json(path / "manifest.json")
+        damage = differences(path, manifest, read=key.rpartition("-")[0] not in READ_LATER)
         if damage:
-            aside = self.root / ".part" / f"damaged-{key}-{uuid.uuid4().hex[:8]}"
-            aside.parent.mkdir(parents=True, exist_ok=True)
-            fault.point("rename", aside)
-            os.replace(path, aside)
-            self.notify(f"{damage[0]}; the artifact was moved to {aside} and is computed again")
+            self.notify(f"{damage[0]}; the artifact was moved to {set_aside(path)} and is computed again")
             return None
-        artifact = Artifact(key, path, read_json(path / "manifest.json"))
-        self._verified[key] = artifact
-        return artifact
+        self._verified[key] = Artifact(key, path, manifest)
+        return self._verified[key]
 
     def found(self, request: Request) -> Artifact | None:
         """`find` for what a request asks for."""
@@ -179,87 +187,106 @@ class Store:
     def build_together(self, requests: Sequence[Request], make: MakeTogether) -> list[Artifact]:
         """The artifacts of several contents; `make` gets a workspace for each that has to be made, None for each that was found.
 
-        Locks are taken in the order of the keys, so that two processes never wait for each other.
+        Locks are taken in the order of the keys, so that two processes never wait for each other. Shards that turn out to have changed since they were
+        committed are removed, and `make` is called again, for the artifacts that miss them; DamagedShards where that goes on.
         """
         keys = [self.key(request.stage, request.version, request.fields, request.inputs) for request in requests]
         with contextlib.ExitStack() as locks:
             for key in sorted(set(keys)):
                 if self.find(key) is None:
                     locks.enter_context(locked(self.root / ".part" / f"{key}.lock", wait=True, notify=self.notify))
-            missing = [key for key in dict.fromkeys(keys) if self.find(key) is None]  # another process may have finished some while this one waited
-            if missing:
-                places = [self._open(key) if key in missing and keys.index(key) == number else None for number, key in enumerate(keys)]
-                started = time.monotonic()
-                summaries = make(places)
-                seconds = {"seconds": round((time.monotonic() - started) / len(missing), 3)}
-                for request, key, place, summary in zip(requests, keys, places, summaries, strict=True):
-                    if place is not None and summary is not None:
-                        atomic_write(place.path / "built.json", canonical(seconds))
-                        self._finish(key, request.stage, request.version, request.fields, request.inputs, summary, place.path)
+            for attempt in range(1, _ATTEMPTS + 1):
+                try:
+                    self._make(requests, keys, make)
+                    break
+                except DamagedShards as error:
+                    if attempt == _ATTEMPTS:
+                        raise
+                    self.notify(f"{error}; they are computed again")
         return [artifact for key in keys if (artifact := self.find(key)) is not None]
 
-    def _open(self, key: str) -> Workspace:
-        workspace = Workspace(self.root / ".part" / key)
-        workspace.path.mkdir(parents=True, exist_ok=True)
-        remove_temporaries(workspace.path)
-        return workspace
+    def _make(self, requests: Sequence[Request], keys: Sequence[str], make: MakeTogether) -> None:
+        """Make and finish what is missing; those that are whole are finished before DamagedShards says that one is not."""
+        missing = [key for key in dict.fromkeys(keys) if self.find(key) is None]  # another process may have finished some while this one waited
+        if not missing:
+            return
+        places = [self._open(key) if key in missing and keys.index(key) == number else None for number, key in enumerate(keys)]
+        started = time.monotonic()
+        summaries = make(places)
+        seconds = {"seconds": round((time.monotonic() - started) / len(missing), 3)}
+        damaged: DamagedShards | None = None
+        for request, key, place, summary in zip(requests, keys, places, summaries, strict=True):
+            if place is not None and summary is not None:
+                place.write("built.json", canonical(seconds))
+                try:
+                    self._finish(key, request, summary, place.path)
+                except DamagedShards as error:
+                    damaged = error
+        if damaged:
+            raise damaged
 
-    def _finish(
-        self, key: str, stage: str, version: int, fields: Mapping[str, Any], inputs: Sequence[str], summary: Mapping[str, Any], part: Path
-    ) -> None:
-        files = {
-            str(file.relative_to(part)): {"bytes": file.stat().st_size, "blake2b": file_digest(file)}
-            for file in sorted(part.rglob("*"))
-            if file.is_file() and str(file.relative_to(part)) not in _ABOUT  # a manifest is here already where a process died just before the rename
-        }
+    def _open(self, key: str) -> Workspace:
+        """The folder of an artifact under construction, with what an earlier process committed there."""
+        part = self.root / ".part" / key
+        closed = part.with_name(key + _CLOSED)
+        for path in (part.parent, part, closed):
+            if path.is_symlink():
+                raise SafetyError(f"{path} is a link, and a store writes in its own folder only; remove it and run the same command again")
+        with refusals(part):
+            if closed.is_dir():  # a process died or was refused something while it finished the artifact
+                remove_tree(part)
+                move(closed, part)
+            make_folder(part)
+        remove_temporaries(part)
+        return Workspace(part)
+
+    def _finish(self, key: str, request: Request, summary: Mapping[str, Any], part: Path) -> None:
+        """Describe what lies in the folder and give it its final name. DamagedShards for shards that changed; DiskError."""
+        closed, final = part.with_name(key + _CLOSED), self.root / key
+        with refusals(part, "close"):
+            move(part, closed)
+        remove_temporaries(closed)
+        files = recorded(closed)
+        _check_shards(files, closed, part)
         manifest = {
             "schema": SCHEMA,
             "key": key,
-            "stage": stage,
-            "version": version,
-            "fields": fields,
-            "inputs": list(inputs),
+            "stage": request.stage,
+            "version": request.version,
+            "fields": request.fields,
+            "inputs": list(request.inputs),
             "summary": summary,
             "files": files,
         }
-        atomic_write(part / "manifest.json", canonical(manifest))
-        final = self.root / key
+        atomic_write(closed / "manifest.json", canonical(manifest), below=closed)
         if final.exists():  # a directory without a manifest is no artifact; a complete one would have been found
-            fault.point("rmtree", final)
-            shutil.rmtree(final)
-        try:
-            fault.point("rename", final)
-            os.replace(part, final)
-            _sync_folder(self.root)
-        except OSError as error:
-            raise DiskError(f"cannot move {part} to {final}: {error.strerror}; run the same command again") from error
+            remove_tree(final)
+        with refusals(final):
+            move(closed, final)
         self.built.add(key)
         self._verified[key] = Artifact(key, final, manifest)
+
+
+def _check_shards(files: Mapping[str, Mapping[str, Any]], closed: Path, part: Path) -> None:
+    """Give the folder back, without the shards that differ from their sidecars, where there are any."""
+    shards = [name for name in files if f"{name}.json" in files]
+    damaged = [name for name in shards if _differs(closed / f"{name}.json", files[name]["blake2b"])]
+    if not damaged:
+        return
+    for name in damaged:
+        remove(closed / f"{name}.json")
+        remove(closed / name)
+    with refusals(part):
+        move(closed, part)
+    raise DamagedShards(f"{len(damaged)} committed shards of {part.name} changed on the disk, the first {damaged[0]}")
+
+
+def _differs(sidecar: Path, found: str) -> bool:
+    """Whether a shard has other bytes than its sidecar records; a file of ours that is no sidecar records none."""
+    info = read_json(sidecar)
+    return isinstance(info, dict) and "blake2b" in info and info["blake2b"] != found
 
 
 def seconds_to_build(artifact: Artifact) -> float:
     """How long the artifact took when it was built."""
     return float(read_json(artifact.path / "built.json")["seconds"]) if (artifact.path / "built.json").is_file() else 0.0
-
-
-def verify(path: Path) -> list[str]:
-    """What is wrong with the artifact in this directory: a line per missing, added or changed file; empty if intact."""
-    manifest = read_json(path / "manifest.json")
-    wrong = []
-    for name, known in manifest["files"].items():
-        file = path / name
-        if not file.is_file() or file.is_symlink():
-            wrong.append(f"{file} is missing")
-        elif file.stat().st_size != known["bytes"] or file_digest(file) != known["blake2b"]:
-            wrong.append(f"{file} differs from its recorded hash")
-    present = {str(file.relative_to(path)) for file in path.rglob("*") if file.is_file()} - _ABOUT
-    return wrong + [f"{path / name} is not in the manifest" for name in sorted(present - set(manifest["files"]))]
-
-
-def _sync_folder(path: Path) -> None:
-    fault.point("fsync folder", path)
-    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -2,13 +2,13 @@
 
     .lock held       going on: the kernel lets go of a lock when its process dies, however it dies
     .lock not held   killed: who ends in an orderly way removes it
-    no .lock         finished where the record and the report are younger than recipe.yaml, which every start writes anew; else stopped
+    no .lock         finished where the record and the report are younger than recipe.yaml, which every start writes anew; else stopped:
+                     interrupted or failed where the log says so
 
 Of a run that goes on, the log tells what is done, with a line for a round of tasks every five seconds.
 """
 
 import contextlib
-import fcntl
 import os
 import re
 import time
@@ -21,6 +21,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from curate.errors import CurateError, DataError, DiskError
+from curate.locks import is_held
 from curate.report.planned import PLAN, Plan
 from curate.report.results import Results
 from curate.report.standing import CellsSoFar, StageSoFar, Standing, State, Underway, Unfinished
@@ -37,12 +38,13 @@ class Event(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
     time: float
-    event: Literal["stage", "progress", "message"]
+    event: Literal["stage", "progress", "message", "end"]
     stage: str = ""
     label: str = ""
     done: int = 0
     total: int = 0
     text: str = ""
+    how: Literal["", "finished", "interrupted", "error"] = ""
 
 
 def status(directory: Path, store: Path) -> Standing:
@@ -55,11 +57,12 @@ def status(directory: Path, store: Path) -> Standing:
     held, stale = is_held(directory / ".lock"), (directory / ".lock").exists()
     now, everything = time.time(), read_events(directory / "log.jsonl")
     results = None if held else _results(directory)
-    state: State = "going on" if held else "finished" if results else "killed" if stale else "stopped"
     began = _changed(directory / "recipe.yaml") or (everything[0].time if everything else _changed(directory / ".lock") or now)
     events = [event for event in everything if event.time >= began - _SKEW]
     if results:  # later lines are of another command on the same recipe
         events = [event for event in events if event.time <= _changed(directory / "run.json") + _SKEW]
+    end = next((event for event in reversed(events) if event.event == "end"), None)
+    state: State = "going on" if held else "finished" if results else "killed" if stale else _stopped(end)
     heard = max([began, *(event.time for event in events)])
     seen = _Seen(events, now if held else max(heard, _changed(directory / "run.json")) if results else heard)
     current = None if results else seen.current()
@@ -67,6 +70,7 @@ def status(directory: Path, store: Path) -> Standing:
     return Standing(
         run=directory.name,
         state=state,
+        error=end.text if end and state == "failed" else "",
         started=_iso(began),
         seconds=round(results.seconds if results else max(0.0, seen.end - began), 3),
         silent=round(max(0.0, now - (seen.end if results else heard)), 3),
@@ -79,6 +83,13 @@ def status(directory: Path, store: Path) -> Standing:
         messages=[event.text for event in events if event.event == "message"][-_SHOWN:],
         warnings=results.warnings[-_SHOWN:] if results else [],
     )
+
+
+def _stopped(end: Event | None) -> State:
+    """How a run without a report ended, by the last line of its log about that; another command on it may have added that line."""
+    if end is None or end.how not in ("interrupted", "error"):
+        return "stopped"
+    return "interrupted" if end.how == "interrupted" else "failed"
 
 
 def read_events(file: Path) -> list[Event]:
@@ -96,27 +107,6 @@ def _event(line: bytes) -> Event | None:
     with contextlib.suppress(ValueError):
         return Event.model_validate_json(line[max(0, line.rfind(b'{"time"')) :])  # quotes inside of a text are escaped, so this is never one
     return None
-
-
-def is_held(lock: Path) -> bool:
-    """Whether a living process holds this lock.
-
-    Asked by a shared lock of some microseconds, and only where the file is there: a run that starts in the same moment, in a folder that a
-    killed one left, may be told that the folder is in use.
-    """
-    try:
-        handle = os.open(lock, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except FileNotFoundError:
-        return False
-    except OSError as error:
-        raise DiskError(f"cannot tell whether {lock} is held: {error.strerror}; ask as the user who started the run") from error
-    try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(handle)
-    return False
 
 
 @dataclass(frozen=True)
@@ -260,8 +250,9 @@ def _unfinished(store: Path, began: float) -> list[Unfinished]:
             continue
         with contextlib.suppress(OSError):  # finished, and moved away, while it was looked at
             names = set(os.listdir(folder))
-            building = is_held(folder.with_name(f"{folder.name}.lock"))
-            found.append(Unfinished(key=folder.name, shards=sum(f"{name}.json" in names for name in names), building=building))
+            key = folder.name.removesuffix(".closed")  # it is being finished
+            building = is_held(folder.with_name(f"{key}.lock"))
+            found.append(Unfinished(key=key, shards=sum(f"{name}.json" in names for name in names), building=building))
     return found
 
 

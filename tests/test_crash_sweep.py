@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
+import curate.intact
 import curate.locks
 import curate.store
 from campaign.crash_sweep import Sweep, swept
 from curate import fault
-from curate.store import Store, Workspace, atomic_write, canonical, digest, locked
+from curate.store import Request, Store, Workspace, atomic_write, canonical, digest, locked
 
 Patch = Callable[[pytest.MonkeyPatch], None]
 
@@ -55,7 +56,7 @@ def test_a_run_that_dies_at_any_operation_ends_with_the_same_bytes_when_it_is_ru
     assert found["operations"] == found["planned"] or mode == "torn"
 
 
-def in_place(path: Path, data: bytes) -> str:
+def in_place(path: Path, data: bytes, *, below: Path | None = None) -> str:
     """A write without a temporary file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     fault.point("open", path)
@@ -65,18 +66,18 @@ def in_place(path: Path, data: bytes) -> str:
     return digest(data)
 
 
-def manifest_first(self: Store, key: str, stage: str, version: int, fields: Any, inputs: Any, summary: Any, part: Path) -> None:
+def manifest_first(self: Store, key: str, request: Request, summary: Any, part: Path) -> None:
     """An artifact that has its final name and its manifest before it has its files."""
     files = {str(file.relative_to(part)): file.read_bytes() for file in sorted(part.rglob("*")) if file.is_file() and file.name != "built.json"}
     known = {name: {"bytes": len(data), "blake2b": digest(data)} for name, data in files.items()}
-    about = {"schema": 1, "key": key, "stage": stage, "version": version, "fields": fields, "inputs": list(inputs), "summary": summary, "files": known}
+    about = {"schema": 1, "key": key, "stage": request.stage, "fields": request.fields, "inputs": list(request.inputs), "summary": summary, "files": known}
     atomic_write(self.root / key / "manifest.json", canonical(about))
     for name, data in files.items():
         atomic_write(self.root / key / name, data)
     shutil.rmtree(part)
 
 
-def fixed_name(path: Path, data: bytes) -> str:
+def fixed_name(path: Path, data: bytes, *, below: Path | None = None) -> str:
     """A temporary file with a name that no clean-up knows."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.new")
@@ -89,11 +90,26 @@ def fixed_name(path: Path, data: bytes) -> str:
     return digest(data)
 
 
+def counting_itself(folder: Path) -> dict[str, dict[str, Any]]:
+    """A manifest that lists the one of an earlier try."""
+    old = folder / "manifest.json"
+    return curate.intact.recorded(folder) | ({old.name: {"bytes": old.stat().st_size, "blake2b": curate.intact.file_digest(old)}} if old.exists() else {})
+
+
+def forgetful(self: Store, key: str) -> Workspace:
+    """A start that does not look for what a dead process was finishing."""
+    part = self.root / ".part" / key
+    part.mkdir(parents=True, exist_ok=True)
+    curate.locks.remove_temporaries(part)
+    return Workspace(part)
+
+
 BUGS: dict[str, tuple[fault.Mode, Patch, str]] = {
     "writes in place": ("torn", lambda patch: patch.setattr(curate.store, "atomic_write", in_place), "visible, but not whole"),
     "manifest before files": ("before", lambda patch: patch.setattr(Store, "_finish", manifest_first), "a finished artifact is not whole"),
     "another temporary name": ("before", lambda patch: patch.setattr(curate.store, "atomic_write", fixed_name), "is visible, but not whole"),
-    "a manifest that counts itself": ("before", lambda patch: patch.setattr(curate.store, "_ABOUT", {"built.json"}), "manifest.json has other bytes"),
+    "a manifest that counts itself": ("before", lambda patch: patch.setattr(curate.store, "recorded", counting_itself), "manifest.json has other bytes"),
+    "a closed folder is forgotten": ("before", lambda patch: patch.setattr(Store, "_open", forgetful), "Directory not empty"),
     "leftovers kept in the store": ("before", lambda patch: patch.setattr(curate.store, "remove_temporaries", lambda folder: None), "is stray"),
     "leftovers kept in the run": ("before", lambda patch: patch.setattr(curate.locks, "remove_temporaries", lambda folder: None), "is stray"),
 }

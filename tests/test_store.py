@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from curate.errors import ClusterError, DiskError
-from curate.store import Store, Workspace, atomic_write, locked, verify
+from curate.store import Store, Workspace, atomic_write, digest, locked, verify
 
 
 def make_letters(workspace: Workspace) -> Mapping[str, Any]:
@@ -65,7 +65,7 @@ def test_a_build_that_fails_leaves_nothing_under_the_final_name_and_keeps_its_sh
 def test_a_shard_with_other_bytes_than_it_was_committed_with_does_not_count(tmp_path: Path, damage: bytes) -> None:
     workspace = Workspace(tmp_path)
     workspace.commit("shard", b"numbers", {"rows": 2})
-    assert workspace.committed("shard") == {"rows": 2, "bytes": 7, "blake2b": workspace.committed("shard")["blake2b"]}  # type: ignore[index]
+    assert workspace.committed("shard") == {"rows": 2, "bytes": 7, "artifact": tmp_path.name, "blake2b": digest(b"numbers")}
     (tmp_path / "shard").write_bytes(damage)
     assert workspace.committed("shard") is None
 

@@ -85,6 +85,7 @@ def test_a_run_killed_at_any_step_ends_with_the_same_bits(handle: ModelHandle, t
     def attempt(folder: Path, after_step: object = None) -> tuple[dict[str, torch.Tensor], list[float]]:
         model = fresh(handle, seed=3)
         extra = {"after_step": after_step} if after_step else {}
+        folder.mkdir(exist_ok=True)
         log = train(model, data, plan, SETTINGS, 7, Workspace(folder), save_every=2, **extra)  # type: ignore[arg-type]
         return trained_tensors(model), log.losses
 

@@ -21,7 +21,7 @@ from curate.model import LanguageModel, apply_weights, fresh, read_weights, reso
 from curate.moments import load_moments
 from curate.scorers.less import Less
 from curate.settings import Lora, ModelSpec
-from curate.store import Store, Workspace
+from curate.store import Store, Workspace, atomic_write
 from curate.trainer_folder import _trainer_order, convert, fingerprint, lora_of, trainer_checkpoints
 
 LORA = Lora(r=4, alpha=8, targets=["k_proj", "q_proj"])
@@ -93,7 +93,7 @@ def copied(adapted: Ran, tmp_path: Path) -> Path:
 
 def write(files: dict[str, bytes], folder: Path) -> Path:
     for name in files:
-        Workspace(folder).write(name, files[name])
+        atomic_write(folder / name, files[name])
     return folder
 
 

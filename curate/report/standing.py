@@ -11,7 +11,7 @@ from rich.text import Text
 from curate.core import Config
 from curate.report.wording import duration, visible
 
-State = Literal["going on", "finished", "stopped", "killed"]
+State = Literal["going on", "finished", "interrupted", "failed", "stopped", "killed"]
 
 
 class StageSoFar(Config):
@@ -53,7 +53,8 @@ class Standing(Config):
     """A run as seen from outside."""
 
     run: str
-    state: State = Field(description="stopped: interrupted, or ended by an error; killed: its process died without a word.")
+    state: State = Field(description="stopped: interrupted or failed, the log does not say which; killed: its process died without a word.")
+    error: str = Field("", description="With which it failed.")
     started: str = Field(description="When the run was last started, ISO 8601.")
     seconds: float = Field(description="From then until now, or until it ended.")
     silent: float = Field(description="Seconds since its last word, or since its start where it has said nothing.")
@@ -82,7 +83,9 @@ def print_standing(standing: Standing, console: Console) -> None:
         _say(console, f"said: {line}", "dim")
     for line in standing.warnings:
         _say(console, f"warning: {line}", "yellow")
-    if standing.state in ("stopped", "killed"):
+    if standing.error:
+        _say(console, f"error: {standing.error}", "red")
+    if standing.state not in ("going on", "finished"):
         _say(console, "everything finished so far is kept; run the same command again to go on")
 
 

@@ -73,7 +73,7 @@ def save_progress(model: LanguageModel, optimizer: "torch.optim.AdamW", progress
     before = list(workspace.path.glob("resume-*"))
     workspace.commit(f"resume-{len(progress.losses):08d}.safetensors", save(tensors), info)
     for stale in before:
-        stale.unlink()
+        workspace.remove(stale.name)
 
 
 def restore_progress(model: LanguageModel, optimizer: "torch.optim.AdamW", workspace: Workspace) -> Progress:
@@ -84,7 +84,8 @@ def restore_progress(model: LanguageModel, optimizer: "torch.optim.AdamW", works
         info = workspace.committed(file.name)
         if info is None:
             continue
-        tensors = load_file(str(file), device=model.device)
+        own = next(iter(model.names.values())).device  # with its number: to safetensors, `cuda` is the first GPU
+        tensors = load_file(str(file), device=str(own))
         apply_weights(model.names, _named(tensors, "weights."))
         for name, parameter in model.names.items():
             optimizer.state[parameter] = {
@@ -102,7 +103,7 @@ def restore_progress(model: LanguageModel, optimizer: "torch.optim.AdamW", works
 def clear_progress(workspace: Workspace) -> None:
     """A finished run ships no state to resume from."""
     for stale in (*workspace.path.glob("resume-*.json"), *workspace.path.glob("resume-*.safetensors")):
-        stale.unlink()
+        workspace.remove(stale.name)
 
 
 def _named(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

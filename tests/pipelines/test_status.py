@@ -17,8 +17,9 @@ import pytest
 from rich.console import Console
 
 from curate.errors import ClusterError, DataError
+from curate.locks import is_held
 from curate.pipelines.plan_file import recipe_digest
-from curate.pipelines.status import is_held, read_events, status
+from curate.pipelines.status import read_events, status
 from curate.pipelines.summarise import recipe_text
 from curate.progress import Progress
 from curate.recipe import read_recipe
@@ -87,6 +88,11 @@ def told(standing: Standing) -> str:
     return console.export_text()
 
 
+def opened(folder: Path) -> Workspace:
+    folder.mkdir(parents=True, exist_ok=True)
+    return Workspace(folder)
+
+
 def _work(directory: Path, ready: Any) -> None:
     with locked(directory / ".lock", wait=False):
         os.utime(directory / "recipe.yaml")
@@ -94,7 +100,7 @@ def _work(directory: Path, ready: Any) -> None:
         progress.stage("train", "9 models")
         progress.advance("train and evaluate", 0, 6)
         with locked(directory.parents[1] / "store" / ".part" / "features-ab.lock", wait=False):
-            Workspace(directory.parents[1] / "store" / ".part" / "features-ab").commit("0.parquet", b"rows", {})
+            opened(directory.parents[1] / "store" / ".part" / "features-ab").commit("0.parquet", b"rows", {})
             ready.set()
             time.sleep(60)
 
@@ -202,7 +208,7 @@ def test_no_such_run_is_one_line_that_names_those_there_are(place: Path) -> None
 
 def test_looking_changes_nothing(place: Path) -> None:
     log(place, SCORING)
-    Workspace(place.parents[1] / "store" / ".part" / "features-ab").commit("0.parquet", b"rows", {})
+    opened(place.parents[1] / "store" / ".part" / "features-ab").commit("0.parquet", b"rows", {})
     (place / ".lock").touch()
 
     def everything() -> dict[str, tuple[int, int]]:

@@ -45,6 +45,7 @@ def attempt(handle: ModelHandle, folder: Path, *, settings: Optimizer = SETTINGS
     data = training_set(12)
     model = fresh(handle, seed=3)
     plan = plan_steps(data, settings, seed=7)
+    folder.mkdir(exist_ok=True)
     log = train(model, data, plan, settings, 7, Workspace(folder), save_every=1, after_step=die, **options)
     return {name: tensor.clone() for name, tensor in trained_tensors(model).items()}, log
 

@@ -1,0 +1,109 @@
+"""Refuse an experiment every operation on the file system in turn, look at what the user is told, mend it, and run the same command again.
+
+    python -m campaign.errno_sweep [--stage S|all] [--errno ENOSPC|EDQUOT|EFBIG|EIO|EACCES|EROFS|all] [--lasting no|yes|both] [--only N] [--limit N] ...
+
+For each stage, errno and operation n that it can hit, a forked child types the stage's command, and operation n fails with that errno: once, or it and
+all later ones, as on a disk that stays full. A write that takes space leaves half of its bytes. A trial passes if the command ends with exit code 7
+and has printed one line, which names a path and says what to do, or if it ended well although operation n is one of `MAY_FAIL`; if no file stands under
+a final name unless it is whole; and if the same command, typed again without the fault, ends with the bytes of a run that nothing disturbed and leaves
+nothing temporary. `--limit` is per stage, errno and persistence. An errno is raised in the place of the call: what a real disk does is in
+campaign/disk_full.py.
+"""
+
+import argparse
+import itertools
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, get_args
+
+from campaign.crash_sweep import Sweep, counted, counts, finish, sweeps, warmed
+from campaign.small_experiment import STAGES, recipe, type_stage, write_recipe
+from campaign.trial import Ended, Verdict, Work, differences, half_made, in_child, is_own_name, whole_files
+from curate import fault
+
+DISK = 7  # the exit code
+# What may fail without an end of the run: a lock's file means nothing once it is let go of, what is removed goes with the next run, and the log is for people.
+MAY_FAIL = {"unlock", "unlink", "rmdir", "rmtree", "log"}
+_ADVICE = re.compile(r"error: [^;]+; .{10,}")
+
+
+def judged(work: Work, place: Path, notes: Path, reference: dict[str, str], at: int, mode: fault.Refusal, lasting: bool) -> Verdict:
+    """Refuse `work` operation `at`, look, run it again without the fault, look again."""
+    before = whole_files(place)
+    refused = in_child(work, place, notes / "refused", at, mode, lasting=lasting)
+    hit = next((one for one in refused.operations if one["number"] == at), None)
+    name = f"{mode}{' lasting' if lasting else ''}, {hit['name']} {hit['path'].removeprefix(str(place))}" if hit else mode
+    if hit is None or not fault.hits(mode, hit["name"]):
+        return Verdict(at, name, False, [] if refused.code == 0 else [f"without an errno it exits with {refused.code}: {refused.said[-300:]}"])
+    survived = refused.code == 0
+    wrong = half_made(place, before, refused.operations) + (_survived(hit, place, reference) if survived else told(refused, place))
+    again = in_child(work, place, notes / "again")
+    if again.code:
+        return Verdict(at, name, True, [*wrong, f"the same command again exits with {again.code}: {again.said[-300:]}"], survived)
+    return Verdict(at, name, True, wrong + differences(place, reference), survived)
+
+
+def told(ended: Ended, place: Path) -> list[str]:
+    """What is wrong with the end of a command that failed: one line, exit code 7, a path and advice."""
+    lines = ended.said.splitlines()
+    wrong = [] if ended.code == DISK else [f"it exits with {ended.code}"]
+    if len(lines) != 1:
+        wrong.append(f"it says {len(lines)} lines: {ended.said[-400:]!r}")
+    elif not (_ADVICE.fullmatch(lines[0]) and str(place) in lines[0]):
+        wrong.append(f"no path or no advice: {lines[0]!r}")
+    return wrong
+
+
+def _survived(hit: dict[str, Any], place: Path, reference: dict[str, str]) -> list[str]:
+    """What is wrong with a command that ended well all the same: what was refused was needed, or something lacks."""
+    kind = "log" if hit["path"].endswith("log.jsonl") and hit["name"] == "write" else hit["name"]
+    wrong = [] if kind in MAY_FAIL else [f"{hit['name']} was refused, and the command ended as if it was not"]
+    return wrong + [line for line in differences(place, reference) if not is_own_name(line.removesuffix(" is stray"))]
+
+
+def trials(sweep: Sweep, given: argparse.Namespace) -> Iterator[Verdict]:
+    """The verdicts for every errno that is asked for, once and lasting."""
+    modes = get_args(fault.Refusal) if given.errno == "all" else [given.errno]
+    for mode, lasting in itertools.product(modes, {"no": [False], "yes": [True], "both": [False, True]}[given.lasting]):
+        yield from (sweep.tried(partial(_judged, sweep, at, mode, lasting)) for at in sweep.planned(mode, given.limit, given.only))
+
+
+def _judged(sweep: Sweep, at: int, mode: fault.Refusal, lasting: bool, place: Path) -> Verdict:
+    return judged(sweep.work, place, sweep.scratch / "trial-notes", sweep.expected, at, mode, lasting)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--stage", choices=(*STAGES, "all"), default="all")
+    parser.add_argument("--errno", choices=(*get_args(fault.Refusal), "all"), default="all")
+    parser.add_argument("--lasting", choices=("no", "yes", "both"), default="both", help="whether the errno comes once, or stays until the run ends")
+    parser.add_argument("--only", type=int, default=0, metavar="N", help="replay the trial at operation N of one stage and errno")
+    parser.add_argument("--limit", type=int, default=0, metavar="N", help="at most N trials per stage, errno and persistence, evenly spread")
+    parser.add_argument("--seed", type=int, default=0, help="of the rows and of the training")
+    parser.add_argument("--rows", type=int, default=300, help="of the pool; scores come in shards of 256")
+    parser.add_argument("--out", type=Path, help="write the counts and the failures here, as JSON")
+    given = parser.parse_args(arguments)
+    if given.only and "all" in (given.stage, given.errno):
+        parser.error("--only needs --stage and --errno")
+    settings, found = recipe(given.seed, given.rows), {}
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder)
+        warmed(settings, scratch / "warm")
+        start = scratch / "start"
+        start.mkdir()
+        write_recipe(start, settings)
+        for stage, sweep in sweeps(given.stage, scratch, start, lambda stage: partial(type_stage, stage)):
+            began = time.monotonic()
+            verdicts = list(trials(sweep, given))
+            found[stage] = counted(verdicts, time.monotonic() - began, lambda line: print(line, flush=True))
+            print(f"{stage}: {counts(found[stage])}, {found[stage]['survived']} survived", flush=True)
+    return finish(found, given, f"errno {given.errno}, lasting {given.lasting}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
