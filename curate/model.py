@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from curate.adapters import attach_adapters
+from curate.beat import beat
 from curate.core import Checkpoint, Integers, Row
 from curate.errors import ModelError
 from curate.interfaces import Batch
@@ -56,6 +57,7 @@ class LanguageModel:
 
     def batch(self, rows: Sequence[Row]) -> Batch:
         """Rows right-padded to the longest, on the model's device."""
+        beat()
         return padded(rows, self.pad, self.device)
 
     @property

@@ -36,6 +36,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from curate.beat import beat
 from curate.errors import SafetyError
 
 Status = Literal["passed", "failed", "timed out", "out of memory", "refused"]
@@ -98,6 +99,7 @@ def run(program: Program, limits: Limits = Limits()) -> Outcome:
     """One program. SafetyError where this system has no resource limits, or the interpreter does not start under them."""
     if importlib.util.find_spec("resource") is None:
         raise SafetyError(f"generated code cannot be confined on {sys.platform}, which has no resource limits; run it on Linux")
+    beat()
     nonce = secrets.token_hex(16).encode() + b"\n"
     texts = [text.encode("utf-8", "surrogatepass") for text in (program.code, program.tests)]
     request = b"".join(b"%012d" % len(text) + text for text in texts) + nonce

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from curate.beat import beat
 from curate.core import Integers
 from curate.errors import ModelError, NumericError
 from curate.model import LanguageModel, apply_weights
@@ -102,6 +103,7 @@ def train(
             if held_out and _exhausted(progress, held_out):
                 break
             rate = learning_rate(settings, step.position, len(plan))
+            beat()
             loss, rows, norm = loop.take(step, number, rate)
             seen[step.rows] = rows
             progress.losses.append(loss)

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from curate import errors
-from curate.cluster import worker_number
 from curate.errors import ClusterError, CurateError
+from curate.one_task import worker_number
 from curate.pipelines.finetune import TrainTask, run_training
 from curate.settings import Lora, Train
 from curate.store import Workspace, canonical, read_json
