@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import dask
+import psutil
 import pytest
 
-from curate.cluster import LocalDask, _settle_dask
+from curate.cluster import cluster_of
+from curate.clusters.settled import settle_dask
 from curate.errors import SafetyError
 from tests.safety.hostile import Ran, hostile_dask
 
@@ -54,17 +56,17 @@ def test_the_traps_are_set(tmp_path: Path) -> None:
 def test_a_file_of_dasks_that_sets_up_logging_is_refused_before_a_process_starts(settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "dask.yaml").write_text(json.dumps(settings))
     monkeypatch.setattr(dask.config, "paths", [str(tmp_path)])
-    cluster = LocalDask(2)
+    cluster, before = cluster_of(2), set(psutil.Process().children())
     with pytest.raises(SafetyError, match="dask.yaml sets up Python's logging for Dask, which can run any code; take"):
         list(cluster.map(abs, [1, 2]))
-    assert cluster._client is None
+    assert set(psutil.Process().children()) <= before
 
 
 def test_other_settings_of_logging_do_no_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "dask.yaml").write_text("distributed: {logging: {distributed: info}}\nlogging:\n")
     monkeypatch.setattr(dask.config, "paths", [str(tmp_path)])
     with dask.config.set({}):
-        _settle_dask()
+        settle_dask()
         assert "logging" not in dask.config.get("distributed", {})
 
 
