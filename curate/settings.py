@@ -69,16 +69,16 @@ class ModelSpec(Config):
 class Optimizer(Config):
     """AdamW (Loshchilov and Hutter, 2019) with linear warm-up and a decay to zero."""
 
-    learning_rate: float = Field(2e-4, gt=0)
+    learning_rate: float = Field(2e-4, gt=0, le=1e30)
     epochs: int = Field(2, ge=1)
     batch_size: int = Field(16, ge=1, description="Rows per optimizer step.")
     micro_batch_tokens: int = Field(4096, ge=1, description="Padded tokens per forward pass; a longer row goes alone.")
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     warmup_ratio: float = Field(0.03, ge=0, le=1)
-    weight_decay: float = Field(0.0, ge=0)
+    weight_decay: float = Field(0.0, ge=0, le=1e6)
     beta1: float = Field(0.9, ge=0, lt=1)
     beta2: float = Field(0.999, ge=0, lt=1)
-    epsilon: float = Field(1e-8, gt=0)
+    epsilon: float = Field(1e-8, gt=0, le=1)
     max_grad_norm: float = Field(1.0, gt=0)
     precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="Of matrix products in forward and backward passes; weights and moments keep the model's dtype."

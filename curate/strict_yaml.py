@@ -7,13 +7,15 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any
 
+import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from curate.errors import ConfigError
-from curate.yaml_reader import MAX_DEPTH, Path, Reading, clip, decode, dotted, shown
+from curate.yaml_reader import MAX_DEPTH, Path, Reading, clip, decode, dotted, is_text, shown
 
 MAX_PROBLEMS = 20
+_FOLDED = re.compile("[\x85\u2028\u2029]")  # ends of lines to PyYAML, which single quotes would turn into a space
 _ALLOWED = {
     "string_type": "text",
     "int_type": "a whole number",
@@ -72,6 +74,20 @@ def load(text: str | bytes, origin: str) -> Document:
         kind = "a list" if isinstance(value, list) else shown(value)
         raise ConfigError(f"{origin}:{reader.lines[()]}: the top level is {kind}; it must be a mapping of `key: value` fields")
     return Document(value, reader.lines, origin)
+
+
+def dump(value: Mapping[str, Any]) -> str:
+    """The values as YAML that `load` reads back: what it would take for a number, true or null is in quotes, also where YAML 1.1 needs none."""
+
+    class Dumper(yaml.SafeDumper):
+        pass
+
+    def text(dumper: yaml.SafeDumper, given: str) -> yaml.ScalarNode:
+        style = '"' if _FOLDED.search(given) else None if is_text(given) else "'"
+        return dumper.represent_scalar("tag:yaml.org,2002:str", given, style=style)
+
+    Dumper.add_representer(str, text)
+    return str(yaml.dump(dict(value), Dumper=Dumper, sort_keys=False, allow_unicode=True))
 
 
 def override(document: Document, assignment: str) -> Document:

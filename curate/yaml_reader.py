@@ -193,6 +193,11 @@ def decode(text: str | bytes, origin: str) -> str:
     return decoded
 
 
+def is_text(text: str) -> bool:
+    """Whether these characters are text without quotes, and not null, true, a number or one that is ambiguous."""
+    return text not in _NULL and text not in _BOOLEAN and not any(form.fullmatch(text) for form in (_AMBIGUOUS, _INTEGER, _REAL))
+
+
 def _ways(text: str) -> str:
     """How to write an ambiguous number so that every reader agrees."""
     digits = text.lstrip("+-")

@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from curate.core import Artifact
 from curate.data.examples import open_examples
 from curate.features import map_tensors
 from curate.randomness import uniform
+from curate.registry import names
 
 # The tokens of the rows below, for a model without positions. The embedding of NAN overflows in the first norm; that of SILENT is
 # the same number throughout, which every norm makes zero, so no layer reads anything; the logit of UNLIKELY is always -1000.
@@ -41,6 +43,12 @@ features:
   error: {name: el2n, at: every}
   words: bm25
   ngrams: dsir
+  margin: {name: margin, at: every}
+  forgetting: forgetting
+  ifd: ifd
+  difference: {name: difference, teacher: gpt}
+  embedded: {name: embed, path: gpt}
+  rate: {name: fail_rate, column: rate}
 arms: {ARMS}
 budgets: [4]
 seeds: [0]
@@ -48,9 +56,9 @@ baselines: [random]
 evaluate: {task: likelihood, data: {synthetic: test, rows: 4}}
 """
 COMPARED = ("exact", "influence", "woodbury")
-VECTORS = ("adam", "plain", "unit", "curved", "trak", "hidden")
-SCORES = ("own", "loss", "norm", "perplexity", "error", "ngrams")
-TEXTS = [{"id": f"t{i:02d}", "prompt": f"What is {i} plus {i}?", "completion": f"It is {2 * i}."} for i in range(40)]
+VECTORS = ("adam", "plain", "unit", "curved", "trak", "hidden", "embedded")
+SCORES = ("own", "loss", "norm", "perplexity", "error", "ngrams", "margin", "forgetting", "ifd", "difference", "rate")
+TEXTS = [{"id": f"t{i:02d}", "prompt": f"What is {i} plus {i}?", "completion": f"It is {2 * i}.", "rate": 0.5} for i in range(40)]
 Run = Callable[..., tuple[int, str]]
 
 
@@ -102,10 +110,10 @@ def score(command_line: Callable[..., int], monkeypatch: pytest.MonkeyPatch, cap
     torch.set_num_threads(1)
     (tmp_path / "gpt").symlink_to(gpt)
 
-    def go(names: Sequence[str], pool: list[Any], target: Sequence[Any] = WORDED, limit: str = "1%", texts: Sequence[Any] = TEXTS) -> tuple[int, str]:
+    def go(features: Sequence[str], pool: list[Any], target: Sequence[Any] = WORDED, limit: str = "1%", texts: Sequence[Any] = TEXTS) -> tuple[int, str]:
         for name, rows in (("text", texts), ("tokens", pool), ("target", target)):
             Path(f"{name}.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows))
-        Path("bad.yaml").write_text(RECIPE.replace("LIMIT", limit).replace("ARMS", ", ".join(map(arm, names))))
+        Path("bad.yaml").write_text(RECIPE.replace("LIMIT", limit).replace("ARMS", ", ".join(map(arm, features))))
         code = command_line("run", "bad.yaml", "--until", "select", "--quiet", "--workers", "1")
         said = capsys.readouterr().err
         assert said == "" if code == 0 else said.startswith("error: ") and said.count("\n") == 1, said
@@ -136,8 +144,15 @@ REASONS = {
     **dict.fromkeys(("plain", "curved", "trak"), {"nan": "not_finite", "silent": "zero_norm"}),
     "unit": {"nan": "not_finite", "silent": "not_finite"},
     "perplexity": {"nan": "not_finite", "unlikely": "not_finite"},
-    "words": dict.fromkeys(("nan", "silent", "unlikely"), "not_finite"),
+    **dict.fromkeys(("margin", "forgetting", "ifd", "difference"), {"nan": "not_finite"}),
+    **dict.fromkeys(("words", "embedded", "rate"), dict.fromkeys(("nan", "silent", "unlikely"), "not_finite")),  # which have no text and no column
 }
+
+
+def test_every_scorer_of_the_registry_is_among_those_that_meet_bad_rows() -> None:
+    features = yaml.safe_load(RECIPE.partition("arms:")[0])["features"]
+    assert {feature if isinstance(feature, str) else feature["name"] for feature in features.values()} == set(names("scorers"))
+    assert set(features) == {*REASONS, "ngrams"}  # dsir reads text alone: tested below
 
 
 def test_rows_without_a_usable_number_are_set_aside_by_id_and_reason_and_their_neighbours_keep_their_bits(score: Run) -> None:

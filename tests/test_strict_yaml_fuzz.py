@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curate.errors import CurateError
-from curate.strict_yaml import load, override
+from curate.strict_yaml import dump, load, override
 
 WORDS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=8)
 SCALARS = st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False, allow_infinity=False) | WORDS
@@ -21,6 +21,17 @@ VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=4) | st.di
 def test_what_json_says_is_read_back_exactly(values: dict[str, Any]) -> None:
     loaded = load(json.dumps(values), "recipe.yaml").value
     assert loaded == values
+    assert json.dumps(loaded) == json.dumps(values)
+
+
+NUMBERLIKE = st.text("0123456789.:_xobe+-~inftruenl", max_size=6) | st.text("\x85\u2028\n \t'\"#:-", max_size=5)
+TEXTS = st.dictionaries(NUMBERLIKE, NUMBERLIKE | VALUES, min_size=1, max_size=5)
+
+
+@given(TEXTS)
+@settings(max_examples=300)
+def test_what_is_written_is_read_back_exactly(values: dict[str, Any]) -> None:
+    loaded = load(dump(values), "recipe.yaml").value
     assert json.dumps(loaded) == json.dumps(values)
 
 

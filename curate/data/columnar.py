@@ -1,6 +1,9 @@
 """Rows of columnar files, a few hundred at a time."""
 
+import contextlib
 import json
+import resource
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,23 +11,36 @@ from typing import Any
 from curate.data.conversation import Rejection
 
 BATCH = 256
+MOST_MEMORY = 2 * 2**30  # that a batch may take beyond what the process holds and what its file does on the disk
 
 Fields = dict[str, Any]
 Record = tuple[int, Fields, Rejection | None]
+Rows = list[Fields]
 
 
 def parquet(path: Path) -> Iterator[Record]:
-    """The rows of a parquet file, whose page checksums are verified where it has any."""
+    """The rows of a parquet file, whose page checksums are verified where it has any, and all of those that its footer counts."""
+    return _numbered(_parquet(path), path)
+
+
+def _parquet(path: Path) -> Iterator[Rows]:
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path, page_checksum_verification=True) as file:
-        names = class_names(file.schema_arrow)
-        for start, batch in _numbered(file.iter_batches(batch_size=BATCH)):
-            yield from ((start + offset, fields, None) for offset, fields in enumerate(dicts(batch, names)))
+        names, seen = class_names(file.schema_arrow), 0
+        for batch in file.iter_batches(batch_size=BATCH):
+            seen += len(batch)
+            yield list(dicts(batch, names))
+        if seen != file.metadata.num_rows:
+            raise ValueError(f"its footer counts {file.metadata.num_rows} rows, and {seen} are there")
 
 
 def arrow(path: Path) -> Iterator[Record]:
     """The rows of an Arrow file or stream; `datasets` saves streams."""
+    return _numbered(_arrow(path), path)
+
+
+def _arrow(path: Path) -> Iterator[Rows]:
     import pyarrow as pa
 
     with pa.memory_map(str(path)) as source:
@@ -33,16 +49,52 @@ def arrow(path: Path) -> Iterator[Record]:
         reader = pa.ipc.open_file(source) if is_file else pa.ipc.open_stream(source)
         names = class_names(reader.schema)
         batches = (reader.get_batch(index) for index in range(reader.num_record_batches)) if is_file else reader
-        small = (batch.slice(start, BATCH) for batch in batches for start in range(0, len(batch), BATCH))
-        for start, batch in _numbered(small):
-            yield from ((start + offset, fields, None) for offset, fields in enumerate(dicts(batch, names)))
+        for batch in batches:
+            _validate(batch)
+            for start in range(0, len(batch), BATCH):
+                yield list(dicts(batch.slice(start, BATCH), names))
 
 
-def _numbered(batches: Iterator[Any]) -> Iterator[tuple[int, Any]]:
-    start = 1
-    for batch in batches:
-        yield start, batch
-        start += len(batch)
+def _validate(batch: Any) -> None:
+    """ValueError where offsets of a damaged file lead out of its buffers; text that is no UTF-8 is a matter of its row."""
+    import pyarrow as pa
+
+    binary = {pa.string(): pa.binary(), pa.large_string(): pa.large_binary()}
+    for column in batch.columns:
+        (column.view(binary[column.type]) if column.type in binary else column).validate(full=True)
+
+
+def _numbered(batches: Iterator[Rows], path: Path) -> Iterator[Record]:
+    number = 0
+    while True:
+        with memory_limit(path.stat().st_size):
+            batch = next(batches, None)
+        if batch is None:
+            return
+        for fields in batch:
+            number += 1
+            yield number, fields, None
+
+
+@contextlib.contextmanager
+def memory_limit(stored: int) -> Iterator[None]:
+    """A MemoryError instead of a process without memory, where a file unpacks to far more than the `stored` bytes; on Linux only.
+
+    What a footer says of sizes proves nothing: a dictionary of one huge value, or a forged page header, takes hardly any bytes of the file.
+    The limit is that of the whole process while one batch is decoded.
+    """
+    if sys.platform != "linux":
+        yield
+        return
+    with open("/proc/self/statm", encoding="ascii") as file:
+        held = int(file.read().split()[0]) * resource.getpagesize()
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    wanted = held + MOST_MEMORY + stored
+    resource.setrlimit(resource.RLIMIT_AS, (wanted if soft == resource.RLIM_INFINITY else min(soft, wanted), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 def class_names(schema: Any) -> dict[str, list[str]]:

@@ -134,7 +134,8 @@ def _json(path: Path) -> Iterator[Record]:
         return
     if len(content) > MAX_JSON:
         raise DataError(f"{path}: one JSON list of more than {MAX_JSON} bytes is not read at once; write it as JSON lines (.jsonl) or parquet")
-    values = json.loads(content.decode("utf-8-sig", "surrogateescape"), object_pairs_hook=_distinct, parse_constant=_not_json)
+    with columnar.memory_limit(len(content)):  # a list of a million empty mappings takes many times its text
+        values = json.loads(content.decode("utf-8-sig", "surrogateescape"), object_pairs_hook=_distinct, parse_constant=_not_json)
     for number, value in enumerate(values, 1):
         problem = None if isinstance(value, dict) else Rejection("bad_json", f"a JSON object was expected, not {type(value).__name__}")
         yield number, value if problem is None else {"undecoded": value}, problem
