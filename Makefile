@@ -2,14 +2,18 @@
 #   make quickstart              the main job on a built-in example
 #   make test [ARGS="-k word"]   the tests
 #   make check                   lint, types and tests
-#   make campaign-commit         the crash sweep, a few minutes: kill at operations of the file system, run again, compare
+#   make audit                   known holes of what is installed, where the network allows
+#   make campaign-commit         kills, full disks, power cuts, wrong input: a few of each, three minutes
+#   make campaign-nightly        more of each, an hour
+#   make campaign-release        all of each
+#   make docs                    the documents as a site, in site/
 #   make bench                   every benchmark, one after the other
 
 SHELL := /bin/bash
 PYTHON ?= python3 python3.13 python3.12 python3.11
 ARGS ?=
 
-.PHONY: help .venv quickstart lint test check campaign-commit bench
+.PHONY: help .venv quickstart lint test audit check campaign-commit campaign-nightly campaign-release docs bench
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -37,10 +41,17 @@ lint: .venv
 test: .venv
 	.venv/bin/python -m pytest -n auto --maxprocesses 4 $(ARGS)
 
-check: lint test
+audit: .venv
+	.venv/bin/python -m campaign.audit
 
-campaign-commit: .venv
-	.venv/bin/python -m campaign.crash_sweep --limit 8
+check: lint test audit
+
+campaign-commit campaign-nightly campaign-release: .venv
+	.venv/bin/python -m campaign.tiers $(@:campaign-%=%) $(ARGS)
+
+docs: .venv
+	.venv/bin/python -m pip install -q -c constraints.txt -e '.[docs]'
+	.venv/bin/python -m mkdocs build --strict
 
 # A benchmark that needs a model or data prints its usage, exits with 2, and the next one runs.
 bench: .venv

@@ -135,7 +135,8 @@ class _Greedy:
     def decide(self, step: int, taken: list[int], candidates: Integers) -> int:
         self.gains_of(np.asarray(taken, np.int64))
         rows = np.sort(candidates)
-        return int(rows[np.argmax(self._facility.gains(rows))])
+        gains = np.round(self._facility.gains(rows), 9)  # sums of float32 similarities, whose rounding is not to settle a tie
+        return int(rows[np.argmax(gains)])
 
     def gains_of(self, taken: Integers) -> NDArray[np.float64]:
         """What each of these rows, the first of which are known, added to those before it."""

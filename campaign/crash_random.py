@@ -1,0 +1,133 @@
+"""Kill, interrupt or freeze the real command from outside at random moments, run it again, and compare with a run that nothing disturbed.
+
+    python -m campaign.crash_random [--trials 3] [--mode driver|group|triple|five|interrupt|twice|terminate|second|frozen|all] [--workers 1,2]
+                                    [--only MODE:WORKERS:N] [--seed S] [--out r.json]
+
+`curate run` is a process of its own. `driver` kills that process alone with SIGKILL, so that its workers are left behind; `group` kills it with all
+that it started; `triple` and `five` do either three or five times, so that kills hit the recovery too. `interrupt` is Ctrl-C at a terminal, `twice` a
+second one soon after, `terminate` SIGTERM: they must end with exit code 130. `second` starts another driver on the same run, which must refuse with
+exit code 6 and change nothing; `frozen` does so while the first one is stopped by SIGSTOP and goes on afterwards. Then the same command runs again.
+A trial passes if that ends well, every file has the bytes of the reference run, `curate verify` accounts for every row by its id, nothing temporary
+is left, and no process of the killed command runs 30 seconds later. A signal that came after the end has not landed, and is drawn anew.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from campaign.crash_trial import MODES, Ground, Subject, run_trial
+from campaign.small_experiment import NAME, recipe
+
+_TRIES = 3  # times that a signal which did not land is drawn anew, per planned trial
+
+
+def subject(seed: int, rows: int) -> Subject:
+    """The small experiment, whole, by the command line."""
+    import yaml
+
+    from campaign.command import curate
+
+    def prepare(place: Path) -> None:
+        place.mkdir(parents=True)
+        (place / f"{NAME}.yaml").write_text(yaml.safe_dump(recipe(seed, rows)))
+
+    def command(workers: int) -> list[str]:
+        return curate("run", f"{NAME}.yaml", "--workers", workers, "--quiet", "--device", "cpu")
+
+    def verify(place: Path) -> list[str]:
+        """What `curate verify` says, in this process."""
+        from curate.errors import CurateError
+        from curate.pipelines.certify import certify_run
+        from curate.pipelines.check import check
+
+        try:
+            check(place / "runs" / NAME, place / "store")
+            certify_run(place / "runs" / NAME, place / "store")
+        except CurateError as error:
+            return [f"curate verify: {str(error).splitlines()[0]}"]
+        return []
+
+    return Subject(prepare, command, verify, Path("runs") / NAME / "log.jsonl")
+
+
+def swept(ground: Ground, mode: str, workers: int, numbers: Sequence[int], say: Callable[[str], None]) -> dict[str, Any]:
+    """The counts of one mode and its failures; a trial whose signal did not land is repeated with other moments."""
+    began, passed, not_landed, bad = time.monotonic(), 0, 0, []
+    for number in numbers:
+        for attempt in range(_TRIES):
+            one = run_trial(ground, mode, workers, number, attempt)
+            if one.wrong or one.landed:
+                break
+            not_landed += 1
+        if one.wrong:
+            bad.append(one)
+            say(f"  FAILED {mode}:{workers}:{number} ({one.story}): {one.wrong[0]}" + (f" and {len(one.wrong) - 1} more" if len(one.wrong) > 1 else ""))
+        passed += one.landed and not one.wrong
+    return {
+        "mode": mode,
+        "workers": workers,
+        "planned": len(numbers),
+        "landed": passed + sum(one.landed for one in bad),
+        "not_landed": not_landed,
+        "passed": passed,
+        "failed": len(bad),
+        "seconds": round(time.monotonic() - began, 1),
+        "failures": [asdict(one) for one in bad],
+    }
+
+
+def counts(one: dict[str, Any]) -> str:
+    """The figures of a campaign in words."""
+    return ", ".join(f"{one[name]} {name.replace('_', ' ')}" for name in ("planned", "landed", "not_landed", "passed", "failed")) + f", {one['seconds']} s"
+
+
+def total(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The sums over modes."""
+    sums: Counter[str] = Counter()
+    for one in found:
+        sums.update({name: one[name] for name in ("planned", "landed", "not_landed", "passed", "failed", "seconds")})
+    return {**sums, "seconds": round(sums["seconds"], 1)}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--mode", choices=(*MODES, "all"), default="all")
+    parser.add_argument("--trials", type=int, default=1, help="of each mode and number of workers")
+    parser.add_argument("--workers", default="1,2", help="numbers of workers, by commas")
+    parser.add_argument("--only", default="", metavar="MODE:WORKERS:N", help="replay one trial")
+    parser.add_argument("--seed", type=int, default=0, help="of the rows and of the moments")
+    parser.add_argument("--rows", type=int, default=300, help="of the pool; scores come in shards of 256")
+    parser.add_argument("--out", type=Path, help="write the counts and the failures here, as JSON")
+    given = parser.parse_args(arguments)
+    plan = [(mode, int(workers), list(range(given.trials))) for mode in MODES if given.mode in (mode, "all") for workers in given.workers.split(",")]
+    if given.only:
+        mode, workers, number = given.only.split(":")
+        plan = [(mode, int(workers), [int(number)])]
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        ground = Ground.laid(subject(given.seed, given.rows), Path(folder), given.seed)
+        print(f"the reference run took {ground.seconds:.1f} s, {ground.working:.1f} of them at work", flush=True)
+        for mode, workers, numbers in plan:
+            found.append(swept(ground, mode, workers, numbers, lambda line: print(line, flush=True)))
+            print(f"{mode}, {workers} workers: {counts(found[-1])}", flush=True)
+    return finish(found, given)
+
+
+def finish(found: Sequence[dict[str, Any]], given: argparse.Namespace) -> int:
+    """Print the sums, write them where they are wanted, and say with the exit code whether all is well."""
+    all_of_it = total(found)
+    print(f"all, seed {given.seed}: {counts(all_of_it)}")
+    if given.out:
+        given.out.write_text(json.dumps({"seed": given.seed, "rows": given.rows, "total": all_of_it, "modes": list(found)}, indent=1) + "\n")
+    return 0 if all_of_it["planned"] and all_of_it["passed"] == all_of_it["planned"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
