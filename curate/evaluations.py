@@ -48,7 +48,7 @@ class Evaluate(Config):
     """A task on its data. Few-shot examples come from the target rows, and items that are target rows are left out.
 
     A task file (`task: my_tasks/boolq.yaml`) names its own data and few-shot examples; `shots` and `limit` then take the place of what it says, and
-    `limit` means the first items. Its items are not compared with pool and target: give it data that is in neither.
+    `limit` means the first items.
     """
 
     task: Annotated[SerializeAsAny[Task | TaskFileName], BeforeValidator(_task)]

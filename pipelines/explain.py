@@ -25,6 +25,7 @@ from curate.store import Store, read_json, verify
 
 _PREFIX = 6  # characters of an id that are enough, if no other begins alike
 _TEXT, _NEAR = 4000, 200  # characters
+_POOLS = ("examples", "clean", "grown")  # stages that make what arms choose from; the last that a run came to counts
 
 
 class Untouched(Store):
@@ -44,8 +45,9 @@ def explain(directory: Path, store: Path, row: str, arm: str | None = None) -> E
     DataError where no row, or no arm, of the run is meant; IntegrityError where something it was made from is missing or damaged.
     """
     results, place = read_results(directory), Untouched(store)
-    labels = {stage["key"]: stage["label"] for stage in stages_of(directory) if stage["stage"] == "examples"}
-    pool = _found(place, next((key for key, label in labels.items() if label == "pool"), ""))
+    stages = stages_of(directory)
+    labels = {stage["key"]: stage["label"] for stage in stages if stage["stage"] == "examples"}
+    pool = _found(place, next((stage["key"] for stage in reversed(stages) if stage["stage"] in _POOLS and stage["label"].startswith("pool")), ""))
     examples, aside = opened(pool.path), {entry["id"]: entry for entry in set_aside(pool.path)}
     name = _meant(row, examples, sorted(aside))
     if name in aside:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from curate.core import Row
-from curate.data.conversation import Rejection
+from curate.core import Row, Turns
+from curate.data.conversation import Conversation, Rejection
 from curate.data.load import load
 from curate.data.locate import pinned
 from curate.data.source import Source
@@ -16,6 +16,7 @@ from curate.data.template import Encoder
 from curate.errors import DataError
 from curate.evaluations import TaskFileName, label_of
 from curate.model import resolve
+from curate.pipelines.inspect_hygiene import Looked, hygiene_lines
 from curate.pipelines.prepare import checked_tokenizer
 from curate.recipe import Hygiene, Recipe
 
@@ -32,6 +33,7 @@ class Seen:
     used: int
     aside: Counter[str]
     first: dict[str, str]
+    looked: Looked
 
 
 def inspect_data(recipe: Recipe, folder: Path, shown: int) -> None:
@@ -41,9 +43,19 @@ def inspect_data(recipe: Recipe, folder: Path, shown: int) -> None:
     parts = {"pool": recipe.pool, **{f"target {name}": sources for name, sources in recipe.target.items()}}
     parts |= {f"evaluation {label_of(entry)}": entry.data for entry in recipe.evaluate if entry.data and not isinstance(entry.task, TaskFileName)}
     seen = {name: _inspect(name, sources, folder, encoder, shown) for name, sources in parts.items()}
+    _print_hygiene({name: part.looked for name, part in seen.items()}, recipe.hygiene)
     refusals = [refusal for name, part in seen.items() if (refusal := _refusal(name, part, recipe.hygiene))]
     if refusals:
         raise DataError("; ".join(refusals))
+
+
+def _print_hygiene(parts: dict[str, Looked], hygiene: Hygiene) -> None:
+    """What leaks, what repeats, what is poor and where the pool comes from, of the rows that were read."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    for line in hygiene_lines(parts, hygiene.leaks, hygiene.near_at):
+        console.print(_visible(line), markup=False)
 
 
 def _refusal(name: str, seen: Seen, hygiene: Hygiene) -> str:
@@ -67,6 +79,7 @@ def _inspect(name: str, sources: list[Source], folder: Path, encoder: Encoder, s
     used: list[Row] = []
     aside: Counter[str] = Counter()
     first: dict[str, str] = {}
+    looked = Looked()
     for number, parsed in enumerate(load([pinned(source) for source in sources], folder, on_bad_row="quarantine")):
         if number == LIMIT:
             break
@@ -77,6 +90,7 @@ def _inspect(name: str, sources: list[Source], folder: Path, encoder: Encoder, s
             first.setdefault(outcome.reason, parsed.row.origin)
         else:
             used.append(outcome)
+            looked.add(parsed, _turns(meaning))
             if len(used) <= shown:
                 console.print(Text(f"{parsed.row.origin}  ", "dim") + _coloured(outcome, encoder))
     lengths = np.array([len(row.input_ids) for row in used] or [0])
@@ -89,7 +103,14 @@ def _inspect(name: str, sources: list[Source], folder: Path, encoder: Encoder, s
         style="bold",
         markup=False,
     )
-    return Seen(len(used), aside, first)
+    return Seen(len(used), aside, first, looked)
+
+
+def _turns(meaning: Conversation | Rejection) -> Turns:
+    """Who says what; plain text is one turn of role "", token ids have none."""
+    if isinstance(meaning, Rejection):
+        return ()
+    return meaning.messages or ((("", meaning.text),) if meaning.text is not None else ())
 
 
 def _coloured(row: Row, encoder: Encoder) -> "Text":

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from curate.pipelines.evaluate import evaluation_request
 from curate.pipelines.experiment import Experiment, run
 from curate.pipelines.finetune import training_request
 from curate.pipelines.session import Session, numeric_environment
-from curate.recipe import Hygiene, Recipe
+from curate.recipe import Recipe
 from curate.store import MakeTogether, Request, Store, read_json
 
 ANY_ROW = Source(synthetic="pool", rows=1)  # in the place of sources that are not read again
@@ -127,8 +127,10 @@ def look_up(recipe: Recipe, lookup: Lookup) -> Experiment:
 
     Returned are the examples and examinations, of the store or of stand-ins, whose keys lead to nothing that is there.
     """
-    tolerant = Hygiene(quarantine_limit=1.0, on_bad_row=recipe.hygiene.on_bad_row)
+    tolerant = recipe.hygiene.model_copy(update={"quarantine_limit": 1.0})
     prepared = run(only(recipe, budgets=ONE_ROW, hygiene=tolerant), lookup, "prepare")
+    if not is_there(prepared.pool):
+        prepared = replace(prepared, pool=prepared.cleaned.whole)
     chosen = _chosen(recipe, lookup)
     there = [one for one in chosen if is_there(one.artifact)]
     there += [copied for one in there for copied in controls_of(lookup, recipe, prepared.pool, one) if is_there(copied.artifact)]

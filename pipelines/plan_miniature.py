@@ -1,7 +1,7 @@
 """Miniatures: the first rows of every source, tokenised as a run would, in sizes from a few rows to a thousand."""
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -59,7 +59,8 @@ def _grouped(targets: dict[str, list[Source]]) -> list[Source]:
 
 
 def settled(recipe: Recipe, handle: ModelHandle, folder: Path, device: str, target_rows: float) -> Recipe:
-    """The recipe whose features take exact similarities where the run would, although a miniature has fewer target rows."""
+    """The recipe for miniatures: it leaves no row out, and features take exact similarities where the run would, although there are fewer target rows."""
+    recipe = recipe.model_copy(update={"hygiene": recipe.hygiene.leaving_nothing_out})
     if recipe.warmup.trainer is not None:
         return recipe
     warm = warm_handle(handle, recipe.warmup, folder)
@@ -93,8 +94,17 @@ class Miniatures:
     def sample(self, role: str) -> Sample:
         """The first rows of the role's sources, as many of each as its share of all rows."""
         if role not in self.samples:
-            self.samples[role] = self._read(roles(self.recipe)[role], MOST.get(role, MOST_OTHERS))
+            found = self._read(roles(self.recipe)[role], MOST.get(role, MOST_OTHERS))
+            self.samples[role] = self._without_targets(found) if role.startswith("evaluation ") else found
         return self.samples[role]
+
+    def _without_targets(self, found: Sample) -> Sample:
+        """Items that are no target rows: where both come from one file, a run asks no others, and two are the fewest that it asks."""
+        taken = {row.key for role in roles(self.recipe) if role.startswith("target") for row in self.sample(role).rows}
+        asked = [row for row in found.rows if row.key not in taken]
+        if len(asked) < 2:
+            return found
+        return replace(found, rows=asked, seconds=found.seconds * len(asked) / len(found.rows))
 
     def most(self, role: str) -> int:
         """The size of the largest miniature."""
@@ -152,7 +162,7 @@ class Miniatures:
             seconds += time.perf_counter() - started
             found.append((rows, *scanned_and_kept(source, self.folder, rows)))
         kept = sum(one[2] for one in found)
-        shares = [min(len(rows), max(1, round(most * own / max(1, kept)))) for rows, _, own in found]
+        shares = [min(len(rows), max(1, own), max(1, round(most * own / max(1, kept)))) for rows, _, own in found]
         mixed = [row for (rows, _, _), share in zip(found, shares, strict=True) for row in rows[:share]]
         read = sum(len(rows) for rows, _, _ in found)
         whole = sum(bytes_hashed(source, self.folder) for source in sources)

@@ -4,7 +4,8 @@
     rows-00000.arrow     content, input_ids, supervised, messages, source: uncompressed, so that they are memory-mapped
     quarantine.parquet   id, reason, detail, origin: the rows that were set aside
 
-Rows lie in the order they were read; their order for everything else is that of the index.
+Rows lie in the order they were read; their order for everything else is that of the index. An index may have no rows of its own and name the folders
+that they lie in: that of the whole for a pool without its duplicates, several for a pool that has grown.
 """
 
 import json
@@ -21,6 +22,8 @@ from curate.errors import DataError, IntegrityError
 
 INDEX = "index.parquet"
 QUARANTINE = "quarantine.parquet"
+WHOLE = b"curate rows"  # in an index without rows of its own: the folders, beside its own, that they lie in, with commas between
+FILES = 1_000_000  # more than a folder has: the rows of file f in folder n of those are in file n FILES + f of the index
 
 
 def shard_name(number: int) -> str:
@@ -52,7 +55,7 @@ class StoredContent:
 class StoredRows(Sequence[Row]):
     """Rows on disk in the order of the index: (N,), of which only those that are asked for are read."""
 
-    path: Path
+    folders: tuple[Path, ...]
     files: Integers  # (N,)
     positions: Integers  # (N,)
 
@@ -65,7 +68,7 @@ class StoredRows(Sequence[Row]):
     def __getitem__(self, index: slice) -> Sequence[Row]: ...
     def __getitem__(self, index: int | slice) -> Row | Sequence[Row]:
         if isinstance(index, slice):
-            return StoredRows(self.path, self.files[index], self.positions[index])
+            return StoredRows(self.folders, self.files[index], self.positions[index])
         batch, position = self.locate(index)
         return Row(
             batch.column("input_ids")[position].values.to_numpy(),
@@ -75,7 +78,8 @@ class StoredRows(Sequence[Row]):
 
     def locate(self, index: int) -> tuple[Any, int]:
         """The Arrow batch that holds a row, and the row's place in it."""
-        return _shard(self.path, int(self.files[index])), int(self.positions[index])
+        folder, file = divmod(int(self.files[index]), FILES)
+        return _shard(self.folders[folder], file), int(self.positions[index])
 
 
 def open_examples(path: Path) -> Examples:
@@ -136,7 +140,21 @@ def _strings(path: Path, column: str, indices: Iterable[int]) -> Iterator[str]:
 
 
 def _rows(path: Path, index: Any) -> StoredRows:
-    return StoredRows(path, _integers(index, "file"), _integers(index, "row"))
+    """The rows that the index names: in its own folder, or in those of the examples that it is made of."""
+    return StoredRows(tuple(path.parent / name for name in folders_of(path.name, index)), _integers(index, "file"), _integers(index, "row"))
+
+
+def folders_of(own: str, index: Any) -> list[str]:
+    """The names of the folders that the rows of an index lie in, its `own` where it names none."""
+    whole = (index.schema.metadata or {}).get(WHOLE)
+    return whole.decode().split(",") if whole else [own]
+
+
+@lru_cache(maxsize=4)
+def in_reading_order(path: Path) -> Integers:
+    """(N,) the rows of the index, by their place in the sources."""
+    rows = opened(path).rows
+    return np.lexsort((rows.positions, rows.files)) if isinstance(rows, StoredRows) else np.arange(len(rows))
 
 
 def _integers(table: Any, column: str) -> Integers:

@@ -58,7 +58,12 @@ def _matching(source: Source, folder: Path, on_bad_row: OnBadRow) -> Iterator[Ra
                 raise DataError(f"{origin}: {problem.reason} ({problem.detail}); mend the line, or set hygiene.on_bad_row: quarantine to leave it out")
             yield RawRow(origin, _clean(_literal_group(source) or stem), fields, problem=problem)
         elif all(_accepts(wanted, fields.get(column)) for column, wanted in source.where.items()):
-            yield RawRow(origin, _group(source, fields, stem), fields, id=_own_id(source, fields, origin))
+            yield RawRow(origin, _group(source, fields, stem), _licensed(source, fields), id=_own_id(source, fields, origin))
+
+
+def _licensed(source: Source, fields: Fields) -> Fields:
+    """The fields, with the licence that the recipe gives for the source where the row has none."""
+    return {**fields, "license": source.license} if source.license and not fields.get("license") else fields
 
 
 def _records(source: Source, folder: Path) -> Iterator[tuple[str, str, Record]]:

@@ -36,6 +36,7 @@ class Source(Config):
     sample: int | None = Field(None, gt=0, description="Keep this many rows, drawn without replacement by their content.")
     sample_seed: int = Field(0, ge=0, description="Seed of the sample.")
     id: str | None = Field(None, description="Column that holds a unique id; a hash of the content otherwise.")
+    license: str | None = Field(None, min_length=1, description="Licence of rows without a column `license` of their own, such as cc-by-4.0; kept with each.")
     group: str | None = Field(None, description="Column to group by, or `label:NAME` for one group; the file's name otherwise.")
 
     @field_validator("prompt", "completion")

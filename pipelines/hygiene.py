@@ -1,0 +1,164 @@
+"""Hygiene: between prepare and score, what leaks and what repeats is found, left out where the recipe says so, and looked for again in what arms took."""
+
+import io
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from curate.core import Artifact, Examples
+from curate.data.examples import INDEX, QUARANTINE, WHOLE, folders_of, in_reading_order, open_examples, opened, quarantined
+from curate.errors import DataError, IntegrityError
+from curate.pipelines.cells import Chosen
+from curate.pipelines.duplicates import find_duplicates, groups_of
+from curate.pipelines.evaluate import AnyExamination, Examination
+from curate.pipelines.guarded import guarded_sets
+from curate.pipelines.leaks import find_leaks, leaking_rows, stored_gate
+from curate.pipelines.select import read_selection
+from curate.pipelines.session import Session
+from curate.recipe import Hygiene, Recipe
+from curate.store import Workspace
+
+VERSION = 1
+DROPPED = "dropped.parquet"
+
+
+@dataclass(frozen=True)
+class Cleaned:
+    """What was found in the pool, and the pool without what had to go: the pool itself where nothing had to."""
+
+    whole: Artifact
+    leaks: Artifact
+    duplicates: Artifact | None
+    pool: Artifact
+
+
+def clean(session: Session, recipe: Recipe, pool: Artifact, targets: Mapping[str, Artifact], examinations: Sequence[AnyExamination]) -> Cleaned:
+    """Compare the pool with every target and evaluation, and its rows with each other; leave out what the recipe says."""
+    hygiene = recipe.hygiene
+    items = {one.label: Artifact(one.inputs[0], one.items, {}) for one in examinations if isinstance(one, Examination)}
+    leaks = find_leaks(session, pool, guarded_sets(targets, ", ".join(recipe.target), examinations, items), hygiene)
+    duplicates = find_duplicates(session, pool, hygiene) if hygiene.deduplicate != "none" else None
+    if duplicates is None and not hygiene.decontaminate:
+        return Cleaned(pool, leaks, None, pool)
+
+    def make(workspace: Workspace) -> Mapping[str, Any]:
+        leaking = leaking_rows(leaks, hygiene.drop) if hygiene.decontaminate else {}
+        return _write(workspace, pool, _dropped(pool, leaking, duplicates))
+
+    fields = {"drop": hygiene.drop if hygiene.decontaminate else None}
+    inputs = [pool.key, *([leaks.key] if hygiene.decontaminate else []), *([duplicates.key] if duplicates else [])]
+    return Cleaned(pool, leaks, duplicates, session.build("clean", "pool", make, fields=fields, inputs=inputs, version=VERSION))
+
+
+def _dropped(pool: Artifact, leaking: Mapping[str, Mapping[str, Any]], duplicates: Artifact | None) -> list[dict[str, Any]]:
+    """A line for each row that has to go: leaks first, so that of a group of duplicates the first row stays that does not leak."""
+    examples, order = opened(pool.path), in_reading_order(pool.path)
+    lines = [_line(row, "leak", found["benchmark"], found["item"], found["cover"], found["matched"]) for row, found in leaking.items()]
+    if duplicates is None:
+        return lines
+    names, groups = examples.ids[order], groups_of(duplicates)
+    free = ~np.isin(names, list(leaking))
+    kept: dict[int, int] = {}
+    for row in np.flatnonzero(free & _in_groups(groups.group)).tolist():
+        head = kept.setdefault(int(groups.group[row]), row)
+        if head != row:
+            exact = groups.same[row] == groups.same[head]
+            likeness = 1.0 if exact else float(groups.likeness[row])
+            lines.append(_line(str(names[row]), "duplicate" if exact else "near_duplicate", "pool", str(names[head]), likeness, ""))
+    return lines
+
+
+def _in_groups(group: Any) -> Any:
+    """(N,) which rows have others in their group."""
+    return np.bincount(group, minlength=len(group))[group] > 1
+
+
+def _line(row: str, reason: str, where: str, partner: str, likeness: float, matched: str) -> dict[str, Any]:
+    return {"id": row, "reason": reason, "where": where, "partner": partner, "likeness": likeness, "matched": matched}
+
+
+def _write(workspace: Workspace, pool: Artifact, dropped: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The index of what stays, over the rows of the whole; what went beside what had been set aside; and why."""
+    import pyarrow.parquet as pq
+
+    examples = opened(pool.path)
+    gone = {line["id"]: line for line in dropped}
+    stays = ~np.isin(examples.ids, list(gone))
+    if len(gone) != len(dropped) or int((~stays).sum()) != len(gone):
+        raise IntegrityError(f"rows do not reconcile: {len(dropped)} are to go, {int((~stays).sum())} of {len(stays)} are found; please report this")
+    if not stays.any():
+        raise DataError("pool: no row is left without leaks and duplicates; see hygiene in the recipe")
+    index = pq.read_table(pool.path / INDEX).filter(stays)
+    workspace.write(INDEX, _bytes(index.replace_schema_metadata({WHOLE: ",".join(folders_of(pool.key, index)).encode()})))
+    groups = dict(zip(examples.ids.tolist(), examples.groups.tolist(), strict=True))
+    went = [{"id": row, "reason": line["reason"], "detail": _detail(line), "origin": groups[row]} for row, line in gone.items()]
+    aside = sorted([*quarantined(pool.path), *went], key=lambda line: line["id"])
+    workspace.write(QUARANTINE, _table(aside, ("id", "reason", "detail", "origin")))
+    workspace.write(DROPPED, _table(sorted(dropped, key=lambda line: str(line["id"])), ("id", "reason", "where", "partner", "likeness", "matched")))
+    return _summary(pool, examples, stays, aside)
+
+
+def _detail(line: Mapping[str, Any]) -> str:
+    if line["reason"] == "leak":
+        said = f": {line['matched'][:120]}" if line["matched"] else ""
+        return f"{line['likeness']:.0%} of item {line['partner']} of {line['where']}{said}"
+    return f"of row {line['partner']}" + (f", similarity {line['likeness']:.2f}" if line["reason"] == "near_duplicate" else "")
+
+
+def _summary(pool: Artifact, examples: Examples, stays: Any, aside: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    names, counts = np.unique(examples.groups[stays], return_counts=True)
+    return {
+        **pool.manifest["summary"],
+        "used": int(stays.sum()),
+        "quarantined": dict(sorted(Counter(line["reason"] for line in aside).items())),
+        "tokens": int(examples.lengths[stays].sum()),
+        "supervised_tokens": int(examples.supervised[stays].sum()),
+        "groups": {str(name): int(count) for name, count in zip(names, counts, strict=True)},
+    }
+
+
+def _table(lines: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> bytes:
+    import pyarrow as pa
+
+    return _bytes(pa.table({name: pa.array([line[name] for line in lines], pa.float64() if name == "likeness" else pa.string()) for name in columns}))
+
+
+def _bytes(table: Any) -> bytes:
+    import pyarrow.parquet as pq
+
+    stream = io.BytesIO()
+    pq.write_table(table, stream, compression="zstd", write_page_checksum=True)
+    return stream.getvalue()
+
+
+def look_again(session: Session, hygiene: Hygiene, cleaned: Cleaned, chosen: Sequence[Chosen]) -> None:
+    """Compare the rows that arms took once more, from their texts; IntegrityError if one leaks though leaks were to be left out."""
+    if not hygiene.decontaminate or not chosen:
+        return
+
+    def make(workspace: Workspace) -> Mapping[str, Any]:
+        gate, examples = stored_gate(cleaned.leaks), opened(cleaned.pool.path)
+        taken = np.unique(np.concatenate([np.asarray(read_selection(one.artifact)["row"], np.int64) for one in chosen]))
+        rows = [examples.rows[int(row)].content.turns for row in taken]
+        for hit in gate.scan([[content for _, content in turns] for turns in rows]):
+            name = str(examples.ids[taken[hit.row]])
+            if gate.verdict(hit) in (hygiene.drop, "dirty") and name not in gate.rules.allow:
+                held = gate.benchmarks[hit.benchmark]
+                raise IntegrityError(f"row {name} was taken, and it holds {hit.cover:.0%} of item {held.items[hit.item].id} of {held.name}; please report this")
+        return {"rows": len(taken)}
+
+    keys = sorted({one.artifact.key for one in chosen})
+    session.build("recheck", "rows taken", make, fields={"drop": hygiene.drop}, inputs=[cleaned.leaks.key, cleaned.pool.key, *keys], version=VERSION)
+
+
+def unaccounted(artifact: Artifact, whole: Artifact) -> list[str]:
+    """What is wrong with the account of a cleaned pool: every usable row of the whole is kept or dropped, by id, and no other is."""
+    kept, before = set(open_examples(artifact.path).ids.tolist()), set(open_examples(whole.path).ids.tolist())
+    aside, aside_before = ({row["id"] for row in quarantined(one.path)} for one in (artifact, whole))
+    dropped = aside - aside_before
+    if kept & dropped or kept | dropped != before or not aside_before <= aside:
+        return [f"{artifact.path}: {len(before)} rows came in, but {len(kept)} are kept and {len(dropped)} dropped"]
+    return []
