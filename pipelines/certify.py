@@ -37,13 +37,13 @@ def certify_run(directory: Path, store: Path) -> Certified:
         artifact = place.find(key)
         if artifact is None:
             raise IntegrityError(f"{store / key} is missing or damaged; run the recipe again to compute it")
-        arm = _arm(artifact.manifest["fields"])
+        arm = arm_of(artifact.manifest["fields"])
         if arm is None or artifact.manifest["version"] != arm.selector.version or "given" not in artifact.manifest["summary"]:
             found.other_version.append(label)
             continue
         claimed = artifact.manifest["summary"]["certificate"]
-        again = _again(place, artifact, arm)
-        if difference := _difference(claimed, again):
+        again = recertified(place, artifact, arm)
+        if difference := difference_of(claimed, again):
             wrong.append(f"{label}: {difference}")
         elif claimed is None:
             found.without[label] = arm.selector.name
@@ -54,7 +54,7 @@ def certify_run(directory: Path, store: Path) -> Certified:
     return found
 
 
-def _arm(fields: Mapping[str, Any]) -> Arm | None:
+def arm_of(fields: Mapping[str, Any]) -> Arm | None:
     """The arm that a stored selection was made by; None if it has fields that there are no more."""
     steps = [{"selector": step["selector"], "keep": step["keep"]} for step in fields.get("filters", [])]
     try:
@@ -63,7 +63,8 @@ def _arm(fields: Mapping[str, Any]) -> Arm | None:
         return None
 
 
-def _again(store: Store, artifact: Artifact, arm: Arm) -> dict[str, Any] | None:
+def recertified(store: Store, artifact: Artifact, arm: Arm) -> dict[str, Any] | None:
+    """The certificate of a stored selection as its features give it; None where the method proves nothing."""
     pool, positions, target = recorded(store, artifact.manifest["summary"]["given"]).features()
     rows = np.searchsorted(positions, read_selection(artifact)["row"])
     fields = artifact.manifest["fields"]
@@ -72,7 +73,8 @@ def _again(store: Store, artifact: Artifact, arm: Arm) -> dict[str, Any] | None:
     return certificate_fields(found) if found else None
 
 
-def _difference(claimed: Mapping[str, Any] | None, again: Mapping[str, Any] | None) -> str:
+def difference_of(claimed: Mapping[str, Any] | None, again: Mapping[str, Any] | None) -> str:
+    """What is other in two certificates, in words; empty where they agree."""
     if claimed is None or again is None:
         return "" if claimed is again else f"the run has {'no' if claimed is None else 'a'} certificate, the features give {'none' if again is None else 'one'}"
     if claimed["kind"] != again["kind"]:

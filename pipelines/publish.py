@@ -1,49 +1,128 @@
-"""Publish: one arm's rows of a finished run, as a dataset folder with its provenance."""
+"""Publish: selections of a finished run, as a data set with its provenance, in a folder or on the Hub."""
 
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import yaml
 
-from curate import __version__
-from curate.card import Card, Source
 from curate.core import Artifact
-from curate.data.examples import sources
+from curate.data.examples import opened, sources
 from curate.errors import ExportError
-from curate.export import export_dataset
+from curate.export import Export, Part, export_folder
+from curate.exporting.hub import Pushed, push_folder
+from curate.exporting.layouts import Layout, companions, kind_of, shaped
+from curate.exporting.manifest import read_manifest
+from curate.exporting.names import check_repository, config_name
 from curate.pipelines.check import stages_of
+from curate.pipelines.describe_taken import Numbers, Taken
 from curate.pipelines.launch import read_results
+from curate.pipelines.publish_card import Where, card_of, model_name
+from curate.pipelines.publish_reasons import reasons
 from curate.pipelines.select import read_selection
 from curate.report.results import Results, SelectionRow
-from curate.report.wording import number
 from curate.store import Store
 
+ALL = "all"
 
-def publish(
-    directory: Path, store: Path, arm: str, to: Path, *, budget: str | None, seed: int | None, overwrite: bool, target: str | None = None
-) -> int:
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which selections of a run, and how they are to be laid out; None takes the only one there is, or of several arms every one."""
+
+    arms: Sequence[str]
+    budget: str | None = None
+    seed: int | None = None
+    target: str | None = None
+    layout: Layout = "datasets"
+    license: str = ""
+
+
+def publish(directory: Path, store: Path, arm: str, to: Path, *, budget: str | None, seed: int | None, overwrite: bool, target: str | None = None) -> int:
     """Write the rows that `arm` chose to the folder `to`; how many. ExportError where the run has no such selection."""
+    return sum(publish_folder(directory, store, Wanted([arm], budget, seed, target), to, overwrite=overwrite).values())
+
+
+def publish_folder(directory: Path, store: Path, wanted: Wanted, to: Path, *, overwrite: bool) -> dict[str, int]:
+    """Write what is wanted of the run in `directory` to the folder `to`; the rows of every configuration."""
+    export = gathered(directory, store, wanted)
+    export_folder(to, export, overwrite=overwrite)
+    return {part.name: len(part.rows) for part in export.parts}
+
+
+def publish_hub(directory: Path, store: Path, wanted: Wanted, repository: str, *, public: bool) -> Pushed:
+    """Push what is wanted of the run in `directory` to a Hub dataset, by way of a folder that is written, checked and removed."""
+    check_repository(repository)
+    with tempfile.TemporaryDirectory(prefix="curate-export-") as scratch:
+        folder = export_folder(Path(scratch) / "export", gathered(directory, store, wanted))
+        return push_folder(folder, read_manifest(folder), repository, public=public)
+
+
+def gathered(directory: Path, store: Path, wanted: Wanted) -> Export:
+    """The rows, the card and the layout of what is wanted."""
     results = read_results(directory)
-    chosen = pick(results, arm, budget, seed, target)
-    pool_key = next(stage["key"] for stage in stages_of(directory) if stage["stage"] == "examples" and stage["label"] == "pool")
-    kept, pool = read_selection(_artifact(store, chosen.key)), _artifact(store, pool_key)
-    ids = [str(row) for row in kept["id"]]
+    chosen = [pick(results, wanted.arms[0], wanted.budget, wanted.seed, wanted.target)] if _single(wanted) else _several(results, wanted)
+    artifacts = [_artifact(store, row.key) for row in chosen]
+    taken = [Taken.of(artifact, row.arm, row.budget, row.seed, row.matched_to) for artifact, row in zip(artifacts, chosen, strict=True)]
+    names = ["default"] if len(chosen) == 1 else [config_name(row.arm, row.target, row.budget) for row in chosen]
+    pool = _artifact(store, _pool_key(directory, artifacts[0]))
+    numbers = Numbers(pool, Store(store))
+    parts = [_part(name, artifact, one, numbers) for name, artifact, one in zip(names, artifacts, taken, strict=True)]
+    groups = (str(numbers.examples.groups[row]) for one in taken for row in one.rows)
+    rows = zip((row for part in parts for row in part.rows), groups, strict=True)
+    card = card_of(results, dict(zip(names, chosen, strict=True)), rows, Where(directory, store), wanted.license)
+    if wanted.layout == "datasets":
+        return Export(parts, card)
+    return _laid_out(parts, [one.rows.tolist() for one in taken], pool.path, wanted.layout, Export(parts, card), model_name(results))
+
+
+def _laid_out(parts: Sequence[Part], rows: Sequence[Sequence[int]], pool: Path, layout: Layout, plain: Export, model: str) -> Export:
+    """The same export in a trainer's layout: one kind of rows for all configurations, and the trainer's files."""
+    examples = opened(pool)
+    said = [[tuple(examples.rows[row].content.turns) for row in chosen] for chosen in rows]
+    kind = kind_of([turns for one in said for turns in one], [name for part in parts for name in part.ids])
+    laid = [
+        Part([shaped(layout, kind, turns) for turns in one], part.ids, part.weights, part.reasons, part.scores, part.name)
+        for part, one in zip(parts, said, strict=True)
+    ]
+    files = [(part.name, f"data/{part.name}.jsonl") for part in laid]
+    return Export(laid, plain.card, layout, companions(layout, kind, files, model or "MODEL"))
+
+
+def _part(name: str, artifact: Artifact, taken: Taken, numbers: Numbers) -> Part:
+    kept = read_selection(artifact)
     scored = np.asarray(kept["score"], np.float64)
-    gains = np.asarray(kept["gain"], np.float64)
-    export_dataset(
-        to,
-        sources(pool.path, [int(row) for row in kept["row"]]),
-        ids=ids,
-        ranks=list(range(len(ids))),
-        weights=[float(weight) for weight in kept["weight"]],
-        scores=[float(score) for score in scored] if np.isfinite(scored).all() else None,
-        reasons=[_reason(arm, rank, len(ids), gain) for rank, gain in enumerate(gains)],
-        card=_card(results, chosen),
-        overwrite=overwrite,
+    return Part(
+        rows=sources(numbers.pool.path, taken.rows.tolist()),
+        ids=[str(row) for row in kept["id"]],
+        weights=taken.weights.tolist(),
+        reasons=reasons(taken, numbers),
+        scores=scored.tolist() if np.isfinite(scored).all() else None,
+        name=name,
     )
-    return len(ids)
+
+
+def _single(wanted: Wanted) -> bool:
+    return len(wanted.arms) == 1 and wanted.arms[0] != ALL
+
+
+def _several(results: Results, wanted: Wanted) -> list[SelectionRow]:
+    """One selection for every arm, target and budget that is wanted: of the seed that is given, or the first."""
+    recipe = yaml.safe_load(results.recipe)
+    arms = list(recipe["arms"]) if ALL in wanted.arms else list(dict.fromkeys(wanted.arms))
+    found = []
+    for arm in arms:
+        mine = [row for row in results.selections if row.arm == arm]
+        for target in dict.fromkeys(row.target for row in mine):
+            for budget in dict.fromkeys(row.budget for row in mine if row.target == target):
+                if wanted.budget in (None, budget) and wanted.target in (None, target):
+                    found.append(pick(results, arm, budget, wanted.seed, target))
+        if not any(row.arm == arm for row in found):
+            pick(results, arm, wanted.budget, wanted.seed, wanted.target)  # says what there is
+            raise ExportError(f"arm {arm} has no selection of that target and budget; leave out --target or --budget")
+    return found
 
 
 def pick(results: Results, arm: str, budget: str | None, seed: int | None, target: str | None = None) -> SelectionRow:
@@ -70,40 +149,16 @@ def pick(results: Results, arm: str, budget: str | None, seed: int | None, targe
     return mine[seeds.index(seed) if seed is not None else 0]
 
 
+def _pool_key(directory: Path, selection: Artifact) -> str:
+    """The key of the rows that arms chose from: without leaks and duplicates, where the recipe had them left out."""
+    if given := selection.manifest["summary"].get("given"):
+        return str(given["pool"])
+    keys = {stage["stage"]: stage["key"] for stage in stages_of(directory) if stage["label"] == "pool"}
+    return str(keys.get("clean") or keys["examples"])
+
+
 def _artifact(store: Path, key: str) -> Artifact:
     found = Store(store).find(key)
     if found is None:
         raise ExportError(f"{store / key} is missing or damaged; run the recipe again to compute it")
     return found
-
-
-def _reason(arm: str, rank: int, count: int, gain: float) -> str:
-    added = f", which added {number(gain)} to its objective" if np.isfinite(gain) else ""
-    return f"choice {rank + 1} of {count} by {arm}{added}"
-
-
-def _card(results: Results, chosen: SelectionRow) -> Card:
-    recipe: Mapping[str, Any] = yaml.safe_load(results.recipe)
-    method = recipe["arms"].get(chosen.arm, {"selector": {"name": chosen.arm}})
-    features = {name: recipe["features"][name] for name in map(method.get, ("vectors", "scores", "similarity")) if name}
-    compared = [c for c in results.comparisons if (c.arm, c.budget) == (chosen.arm, chosen.budget) and c.target in (None, chosen.target) and c.verdict]
-    return Card(
-        name=f"{results.name}: {chosen.arm}",
-        arm=chosen.arm,
-        target=chosen.target or ", ".join(results.targets),
-        budget=chosen.budget,
-        seed=chosen.seed,
-        pool_rows=results.pool.used,
-        method=yaml.safe_dump({"arm": method, "features": features}, sort_keys=False),
-        certificate=chosen.certificate,
-        comparison=[f"{c.task} ({c.metric}), {c.seeds} seeds, {c.n} items: {c.verdict}" for c in compared],
-        sources=[_source(source) for source in recipe["pool"]],
-        recipe=results.recipe,
-        command=results.command or "",
-        versions={"curate": __version__, **{name: results.hardware[name] for name in ("python", "torch") if name in results.hardware}},
-    )
-
-
-def _source(source: Mapping[str, Any]) -> Source:
-    name = source.get("hub") or (Path(source["path"]).name if source.get("path") else f"synthetic {source.get('synthetic')}")
-    return Source(name=name, revision=source.get("revision") or "unknown")
