@@ -7,6 +7,7 @@ T tokens.
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self
@@ -184,8 +185,9 @@ class Budget(Config):
         return cls(amount=float(amount), unit="rows" if unit == "row" else unit)  # type: ignore[arg-type]
 
     def __str__(self) -> str:
-        number = f"{self.amount:.0f}" if self.amount == int(self.amount) else f"{self.amount:g}"
-        size = {"fraction": f"{self.amount * 100:g}%", "rows": number}.get(self.unit, f"{number} {self.unit}")
+        exact = Decimal(repr(self.amount))  # in all its digits: a recipe is written back with it
+        number, share = (f"{value.normalize():f}" for value in (exact, exact * 100))
+        size = {"fraction": f"{share}%", "rows": number}.get(self.unit, f"{number} {self.unit}")
         return f"elbow {size}" if self.elbow else size
 
     def costs(self, pool: Features) -> tuple[Integers, int]:
@@ -233,6 +235,7 @@ class Selection:
     certificate: Certificate | None = None
     prefix_consistent: bool = True  # a smaller budget gives a prefix of this order
     curves: Mapping[str, Floats] = field(default_factory=dict)  # numbers over a method's own steps, by name, that a report draws
+    state: Mapping[str, NDArray[Any]] = field(default_factory=dict)  # what the selection from a pool that has changed goes on from, and `ids` (N,)
 
     @classmethod
     def of(cls, indices: ArrayLike, *, weights: ArrayLike | None = None, **rest: Any) -> Self:
@@ -285,8 +288,7 @@ class Evaluation:
     @property
     def standard_error(self) -> float:
         """Of the mean over items, sqrt(s^2 / n); NaN below two items."""
-        n = len(self.scores)
-        return float(np.std(self.scores, ddof=1) / np.sqrt(n)) if n > 1 else float("nan")
+        return float(np.std(self.scores, ddof=1) / np.sqrt(len(self.scores))) if len(self.scores) > 1 else float("nan")
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ sidecar names them with a reason.
 """
 
 import json
+import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from curate.core import Artifact, Content, Examples, Features, Integers
 from curate.errors import DataError, IntegrityError
+from curate.intact import require_whole
 from curate.storage import Stored, encode, stored_rows
 from curate.store import read_json
 
@@ -38,7 +40,8 @@ def map_tensors(path: Path) -> dict[str, NDArray[Any]]:
         if size > 1 << 20:
             raise IntegrityError(f"{path} is no safetensors file of ours: its header claims {size} bytes")
         header = json.loads(file.read(size))
-    data = np.memmap(path, np.uint8, "r")[8 + size :]  # each map holds a file handle, so there is one for all tensors
+        mapped_file = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)  # one for all tensors, which keep it alive
+    data = np.frombuffer(mapped_file, np.uint8)[8 + size :]
     mapped: dict[str, NDArray[Any]] = {}
     for name, entry in header.items():
         if name != "__metadata__":
@@ -116,6 +119,7 @@ class ShardedRows:
 
 def quarantined(artifact: Artifact) -> list[tuple[str, str]]:
     """(id, reason) of the rows that the scorer had to set aside."""
+    require_whole(artifact)
     sidecars = [read_json(artifact.path / f"{name}.json") for name in artifact.manifest["summary"]["shards"]]
     return [(str(row), str(reason)) for sidecar in sidecars for row, reason in sidecar["quarantined"]]
 
@@ -169,6 +173,7 @@ class Contents(Sequence[Content]):
 
 
 def _open(artifact: Artifact) -> tuple[Integers, ShardedRows]:
+    require_whole(artifact)
     rows: list[Integers] = []
     shards: list[Shard] = []
     for name in artifact.manifest["summary"]["shards"]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, TypeVar
 
+from numpy.typing import NDArray
 from pydantic import Field
 
 from curate.core import Budget, Certificate, Checkpoint, Config, Content, Features, Integers, Row, Selection
@@ -60,6 +61,7 @@ class Context:
     cluster: Cluster = field(default_factory=Serial)
     journal: Journal | None = None
     folder: Path = Path()  # that relative paths in a method's fields start from
+    previous: Mapping[str, NDArray[Any]] = field(default_factory=dict)  # `Selection.state` of the pool before it grew; empty if it did not
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from curate.core import Budget, Features, Floats, Integers
+from curate.core import Budget, Features, Floats, Integers, Strings
 from curate.errors import DataError, NumericError
 
 
@@ -67,3 +67,9 @@ def oriented_scores(pool: Features, largest: bool) -> NDArray[np.float64]:
 def counts_rows(budget: Budget) -> bool:
     """Whether every row costs one: only then can a smaller budget be a prefix, for a dear row that did not fit may fit a larger one."""
     return budget.unit in ("rows", "fraction")
+
+
+def places(ids: Strings, among: Strings) -> Integers:
+    """(N,) where each of `ids` is among the sorted ids `among`, -1 where it is not."""
+    found = np.minimum(np.searchsorted(among, ids), max(len(among) - 1, 0))
+    return np.where(among[found] == ids, found, -1) if len(among) else np.full(len(ids), -1)

@@ -8,11 +8,15 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 from pydantic import BaseModel, BeforeValidator, Field, SerializeAsAny, ValidationError, field_validator, model_validator
 
 from curate.arm import Arm, OneBudget, named
+from curate.clusters.settings import AnyProfile
 from curate.core import Budget, Config
 from curate.data.source import Source
 from curate.errors import ConfigError
 from curate.evaluations import Evaluate, Sources, TaskFileName, label_of, listed
 from curate.gradient_scorer import GradientScorer
+from curate.growth import Step
+from curate.hygiene.benchmark import LeakRules
+from curate.hygiene.near import THRESHOLD
 from curate.interfaces import Output, Scorer, Selector, Task
 from curate.settings import ModelSpec, Share, Train, Warmup
 from curate.strict_yaml import Document, Misplaced, explain, load, nearest, override
@@ -45,10 +49,21 @@ AnyScorer = Annotated[SerializeAsAny[Scorer], BeforeValidator(named("scorers"))]
 
 
 class Hygiene(Config):
-    """When data is too bad to go on."""
+    """When data is too bad to go on, and which rows are left out before anything is computed on them."""
 
     quarantine_limit: Share = Field(0.01, description="Largest share of rows that may be set aside before the run stops.")
     on_bad_row: Literal["error", "quarantine"] = Field("error", description="A line that cannot be read stops the run, or is set aside.")
+    deduplicate: Literal["none", "exact", "near"] = Field("none", description="Leave out rows that say the same, or almost the same, as one before.")
+    near_at: float = Field(THRESHOLD, ge=0.7, le=1, description="Jaccard similarity of 5-word shingles from which rows are near-duplicates.")
+    decontaminate: bool = Field(False, description="Leave out rows that leak a target or an evaluation; leaks are reported in any case.")
+    drop: Literal["dirty", "suspicious"] = Field("dirty", description="Which leaks are left out.")
+    leaks: LeakRules = LeakRules()
+    target_overlap: Share = Field(0.1, description="Largest share of a target's rows that may be items of an evaluation; 100% where that is meant.")
+
+    @property
+    def leaving_nothing_out(self) -> "Hygiene":
+        """The same for rows that only stand for others."""
+        return self.model_copy(update={"deduplicate": "none", "decontaminate": False, "target_overlap": 1.0})
 
 
 class Recipe(Config):
@@ -56,6 +71,7 @@ class Recipe(Config):
 
     name: str
     pool: Sources
+    growth: list[Step] = Field(default_factory=list, description="Rows that came and went since; only they are prepared and scored. `curate update` writes it.")
     target: Annotated[dict[str, Sources], BeforeValidator(_named_targets), Field(min_length=1)]
     model: Annotated[ModelSpec, BeforeValidator(_model)]
     hygiene: Hygiene = Hygiene()
@@ -201,6 +217,8 @@ class Runtime(Config):
     workers: int = Field(0, ge=0, description="Worker processes; 1 runs everything in this one, 0 is one per core.")
     device: str = "cpu"
     processes: int = Field(1, ge=1, description="Processes that train one model together, one per GPU; sums over them round otherwise.")
+    profile: AnyProfile | None = Field(None, description="Where workers come from; default: this machine.")
+    insecure_cluster: bool = Field(False, description="Whether a scheduler without TLS may be used.")
     report_to: tuple[ReporterName, ...] = Field((), description="Who hears of every training step: tensorboard, wandb.")
 
 

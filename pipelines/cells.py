@@ -140,10 +140,10 @@ def run_cell(task: CellTask) -> Outcome:
     """Train and evaluate one model in this process; both results go to the store. A run that diverges stops alone, with its reason."""
     store = Store(task.store)
     environment = numeric_environment(task.device)
+    handle = task.training.handle if task.training else task.base
     try:
         checkpoint = finetune(store, task.training, list(task.inputs), environment) if task.training else None
+        evaluations = {one.label: evaluate(store, one, handle, checkpoint, task.device, environment) for one in task.examinations}
     except NumericError as error:
         return Outcome(task.arm, task.target, task.budget, task.seed, None, {}, failed=str(error))
-    handle = task.training.handle if task.training else task.base
-    evaluations = {one.label: evaluate(store, one, handle, checkpoint, task.device, environment) for one in task.examinations}
     return Outcome(task.arm, task.target, task.budget, task.seed, checkpoint, evaluations, frozenset(store.built))

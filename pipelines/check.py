@@ -8,6 +8,8 @@ from curate.data.examples import open_examples, quarantined
 from curate.errors import DataError, IntegrityError
 from curate.features import map_tensors
 from curate.features import quarantined as unscored
+from curate.pipelines.grow import unaccounted_growth
+from curate.pipelines.hygiene import unaccounted
 from curate.store import read_json, verify
 
 
@@ -44,6 +46,11 @@ def _lost_rows(artifact: Artifact, store: Path) -> list[str]:
         used, aside = set(open_examples(artifact.path).ids.tolist()), {row["id"] for row in quarantined(artifact.path)}
         if used & aside or len(used) + len(aside) != summary["rows_in"]:
             return [f"{artifact.path}: {summary['rows_in']} rows came in, but {len(used)} are used and {len(aside)} set aside"]
+    if stage == "clean":
+        whole = store / artifact.manifest["inputs"][0]
+        return unaccounted(artifact, Artifact(whole.name, whole, {}))
+    if stage == "grown":
+        return unaccounted_growth(artifact, *(Artifact(key, store / key, {}) for key in artifact.manifest["inputs"]))
     if stage == "features":
         ids = open_examples(store / artifact.manifest["inputs"][0]).ids
         scored = [str(ids[int(row)]) for name in summary["shards"] for row in map_tensors(artifact.path / name)["rows"]]

@@ -12,7 +12,7 @@ import numpy as np
 from curate.core import Artifact, Examples, Integers
 from curate.data.examples import conversations, open_examples
 from curate.data.template import Encoder
-from curate.errors import DataError
+from curate.errors import DataError, NumericError
 from curate.evaluate import Graded, Plan, grade, plan
 from curate.evaluations import Evaluate, TaskFileName, label_of
 from curate.interfaces import Item, Task
@@ -129,6 +129,10 @@ def evaluate(
         if checkpoint:
             apply_weights(model.names, read_weights(checkpoint.path))
         graded = examination.ask(model, replace(handle, lora=None))
+        broken = np.flatnonzero(~np.isfinite(graded.evaluation.scores))
+        if len(broken):
+            item = graded.evaluation.ids[broken[0]]
+            raise NumericError(f"evaluation {graded.evaluation.task}: the score of item {item} is not finite; lower the learning rate, or drop the item")
         workspace.write("items.jsonl", b"".join(json.dumps(line, ensure_ascii=False).encode() + b"\n" for line in graded.records))
         result = graded.evaluation
         error = result.standard_error

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from curate.arm import Arm
 from curate.core import Artifact
@@ -9,11 +10,13 @@ from curate.data.examples import opened
 from curate.data.source import Source
 from curate.errors import about
 from curate.features import open_features
-from curate.model import check_architecture, resolve, trained_shapes
+from curate.model import ModelHandle, check_architecture, resolve, trained_shapes
 from curate.pipelines.cells import Chosen, Outcome, run_cells
 from curate.pipelines.controls import controls_of
 from curate.pipelines.evaluate import AnyExamination, examine
 from curate.pipelines.features import Scored, inputs_of, score_features
+from curate.pipelines.grow import Grown, grow
+from curate.pipelines.hygiene import Cleaned, clean, look_again
 from curate.pipelines.likelihood_of_target import likelihood_of
 from curate.pipelines.prepare import prepare
 from curate.pipelines.select import Given, check_budget, select
@@ -40,6 +43,8 @@ class Experiment:
     chosen: list[Chosen]
     examinations: list[AnyExamination]
     outcomes: list[Outcome]
+    cleaned: Cleaned
+    earlier: list[Chosen] = field(default_factory=list)  # what the same arms take of the pool before its last step of growth
 
 
 def run(recipe: Recipe, session: Session, until: str = "") -> Experiment:
@@ -65,23 +70,44 @@ def run(recipe: Recipe, session: Session, until: str = "") -> Experiment:
     examinations: list[AnyExamination] = [examine(session, entry, base, recipe.hygiene, targets) for entry in recipe.evaluate]
     examinations += [likelihood_of(name, target) for name, target in targets.items()]
     aims = [Aim(name, target) for name, target in targets.items()]
+    cleaned = clean(session, recipe, pool, targets, examinations)
+    start = cleaned.pool
+    stages, cleaned = _grown(session, recipe, base, cleaned, targets, examinations)
+    pool = cleaned.pool
     if until == "prepare":
-        return Experiment(pool, aims, [], examinations, [])
+        return Experiment(pool, aims, [], examinations, [], cleaned)
 
-    warmup = warm_up(session, warm, pool, recipe.warmup) if needs_warmup else None
+    warmup = warm_up(session, warm, start, recipe.warmup) if needs_warmup else None
     checkpoints = (warmup, checkpoints_of(warmup)) if warmup else None
-    aims = [replace(aim, features=score_features(session, recipe, inputs_of(session, base, warm, pool, aim.target, checkpoints))) for aim in aims]
+    given = {aim.name: inputs_of(session, base, warm, start, aim.target, checkpoints) for aim in aims}
+    before = [replace(aim, features=score_features(session, recipe, given[aim.name], stages[:-1])) for aim in aims] if stages else []
+    aims = [replace(aim, features=score_features(session, recipe, given[aim.name], stages)) for aim in aims]
     if until == "score":
-        return Experiment(pool, aims, [], examinations, [])
+        return Experiment(pool, aims, [], examinations, [], cleaned)
 
-    chosen = _selections(session, recipe, pool, aims)
+    earlier = _selections(session, recipe, stages[-1].before, before) if stages else []
+    chosen = _selections(session, recipe, pool, aims, earlier)
+    look_again(session, recipe.hygiene, cleaned, chosen)
     if until == "select":
-        return Experiment(pool, aims, chosen, examinations, [])
+        return Experiment(pool, aims, chosen, examinations, [], cleaned, earlier)
 
     if until == "train":
         examinations = []
     outcomes = run_cells(recipe, session, handle, pool, chosen, examinations)
-    return Experiment(pool, aims, chosen, examinations, outcomes)
+    return Experiment(pool, aims, chosen, examinations, outcomes, cleaned, earlier)
+
+
+def _grown(
+    session: Session, recipe: Recipe, base: ModelHandle, cleaned: Cleaned, targets: Mapping[str, Artifact], examinations: Sequence[AnyExamination]
+) -> tuple[list[Grown], Cleaned]:
+    """The pool after every step of its growth, each cleaned like the first."""
+    stages: list[Grown] = []
+    for number, step in enumerate(recipe.growth, 1):
+        added = partial(prepare, session, sources=step.add, handle=base, hygiene=recipe.hygiene)
+        made = grow(session, number, step, cleaned.pool, added)
+        cleaned = clean(session, recipe, made.pool, targets, examinations)
+        stages.append(replace(made, pool=cleaned.pool))
+    return stages, cleaned
 
 
 def _grouped(targets: Mapping[str, Sequence[Source]]) -> list[Source]:
@@ -89,8 +115,12 @@ def _grouped(targets: Mapping[str, Sequence[Source]]) -> list[Source]:
     return [source if source.group else source.model_copy(update={"group": f"label:{name}"}) for name, sources in targets.items() for source in sources]
 
 
-def _selections(session: Session, recipe: Recipe, pool: Artifact, aims: Sequence[Aim]) -> list[Chosen]:
-    """What random takes, which heeds no target; what every arm takes for every target; and the controls of the arms."""
+def _selections(session: Session, recipe: Recipe, pool: Artifact, aims: Sequence[Aim], earlier: Sequence[Chosen] = ()) -> list[Chosen]:
+    """What random takes, which heeds no target; what every arm takes for every target; and the controls of the arms.
+
+    `earlier` holds what they took of the pool before it grew.
+    """
+    before = {(one.arm, one.target, str(one.budget), one.seed): one.artifact for one in earlier}
     grid = [(budget, seed) for budget in recipe.budgets for seed in recipe.seeds]
     random = Arm.model_validate({"selector": "random"})
     chosen = []
@@ -107,7 +137,9 @@ def _selections(session: Session, recipe: Recipe, pool: Artifact, aims: Sequence
             target = "" if shared else aim.name
             label = f"{name} for {target}" if target else name
             given = _given(arm, pool, aim)
-            chosen += [Chosen(name, budget, seed, select(session, label, arm, budget, seed, given), target) for budget, seed in grid]
+            for budget, seed in grid:
+                mine = replace(given, previous=before.get((name, target, str(budget), seed)))
+                chosen.append(Chosen(name, budget, seed, select(session, label, arm, budget, seed, mine), target))
     return chosen + [copied for one in chosen for copied in controls_of(session, recipe, pool, one)]
 
 

@@ -1,6 +1,6 @@
 """Features: which numbers the arms need of which scorer, and the cheapest way to have them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,6 +12,8 @@ from curate.errors import ConfigError, NumericError
 from curate.exact_similarity import ExactSimilarity
 from curate.gradient_scorer import GradientScorer
 from curate.interfaces import Scorer
+from curate.pipelines.grow import Grown
+from curate.pipelines.join import join
 from curate.pipelines.memory import bytes_of_directions, bytes_of_sample
 from curate.pipelines.pilot import pilot
 from curate.pipelines.score import Job, jobs_of, score
@@ -42,10 +44,11 @@ class Scored:
         return [artifact for artifact in (self.vectors[0] if self.vectors else None, self.scores, self.similarity[0] if self.similarity else None) if artifact]
 
 
-def score_features(session: Session, recipe: Recipe, given: Mapping[str, Inputs]) -> dict[str, Scored]:
+def score_features(session: Session, recipe: Recipe, given: Mapping[str, Inputs], stages: Sequence[Grown] = ()) -> dict[str, Scored]:
     """Every feature that some arm reads; `given` holds the inputs of scorers that read `text`, the `base` model and the `warm` checkpoints.
 
-    Scorers that read the same model are computed together, so that a pass they share is run once.
+    Scorers that read the same model are computed together, so that a pass they share is run once. Of a pool that grew in `stages` only the rows
+    that came are scored, with what was prepared of the pool as it was.
     """
     used, wanted, limit = recipe.used_features(), recipe.wanted_outputs(), recipe.hygiene.quarantine_limit
     scored = {name: Scored(scorer) for name, scorer in used.items()}
@@ -56,7 +59,7 @@ def score_features(session: Session, recipe: Recipe, given: Mapping[str, Inputs]
             scorers |= _variants(session, name, scored[name], wanted[name], inputs)
         jobs = [_settled(session, job, scored[name_of(job)], inputs) for job in jobs_of(session, scorers, inputs)]
         columns = {job.label: _columns(job, inputs, limit) for job in jobs if job.scorer.output == "similarity"}  # refused before the pool is scored
-        pool = score(session, jobs, inputs, "pool", limit)
+        pool = _through(session, jobs, inputs, stages, limit)
         target = score(session, [job for job in jobs if job.scorer.output == "vectors"], inputs, "target", limit)
         for name in names:
             scored[name].notes += _metric_notes(recipe, name, scored[name].scorer, name + _EXACT in scorers)
@@ -73,6 +76,15 @@ def score_features(session: Session, recipe: Recipe, given: Mapping[str, Inputs]
 
 
 _EXACT = " (exact)"
+
+
+def _through(session: Session, jobs: list[Job], inputs: Inputs, stages: Sequence[Grown], limit: float) -> dict[str, Artifact]:
+    """The pool's features by label, after all stages of its growth."""
+    pool = score(session, jobs, inputs, "pool", limit)
+    for stage in stages:
+        new = score(session, jobs, replace(inputs, pool=stage.added), "pool", limit) if stage.added else {}
+        pool = {job.label: join(session, f"{job.label} (grown)", pool[job.label], new.get(job.label), stage.pool) for job in jobs}
+    return pool
 
 
 def _metric_notes(recipe: Recipe, name: str, scorer: Scorer, exact: bool) -> list[str]:

@@ -6,8 +6,15 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from curate.cluster import cluster_of
+from curate.cluster import InProcess, Workers, cluster_of, on
+from curate.clusters.certificates import remove_left
+from curate.clusters.chosen import launcher_of, shown
+from curate.clusters.sentinel import remove_stale
+from curate.clusters.settings import LaptopProfile
+from curate.clusters.settled import ended_like_interrupted
+from curate.clusters.site import Site
 from curate.errors import ConfigError, DataError, IntegrityError, Interrupted, SafetyError
+from curate.intact import SetAside
 from curate.pipelines.experiment import run
 from curate.pipelines.session import Session
 from curate.pipelines.summarise import recipe_text, summarise
@@ -15,6 +22,7 @@ from curate.progress import Progress
 from curate.recipe import Recipe, Runtime
 from curate.report.results import Results
 from curate.store import Store, atomic_write, canonical, locked
+from curate.task_log import TaskLog
 
 MOST_WORKERS = 8  # each holds a copy of the model; more are had by asking for them
 
@@ -25,12 +33,22 @@ def execute(recipe: Recipe, runtime: Runtime, folder: Path, *, until: str, comma
     with session_of(recipe, runtime, folder, quiet=quiet) as session:
         started = time.monotonic()
         atomic_write(directory / "recipe.yaml", recipe_text(recipe).encode())
-        experiment = run(recipe, session, until)
-        results = summarise(recipe, session, experiment, seconds=time.monotonic() - started, command=command)
+        try:
+            results = _computed(recipe, session, until, command, started)
+        except SetAside as damage:  # found where it was read; everything else is there, so once more computes that alone
+            session.store.notify(str(damage))
+            session.stages.clear()
+            results = _computed(recipe, session, until, command, started)
         computed = {"hardware": results.hardware, "version": results.version, "device": session.device, "workers": session.cluster.workers}
+        computed["folder"] = str(session.folder)  # that relative paths of the recipe start from, for who goes on from this run
         atomic_write(directory / "run.json", canonical({"stages": session.stages, **computed}))
         write_reports(results, directory)
     return results
+
+
+def _computed(recipe: Recipe, session: Session, until: str, command: str, started: float) -> Results:
+    experiment = run(recipe, session, until)
+    return summarise(recipe, session, experiment, seconds=time.monotonic() - started, command=command)
 
 
 @contextlib.contextmanager
@@ -38,23 +56,26 @@ def session_of(recipe: Recipe, runtime: Runtime, folder: Path, *, quiet: bool) -
     """The session of a run in RUNS/<name>: its folder locked, workers, and a log; Interrupted where the user stops it."""
     directory, device = runtime.runs / recipe.name, pick_device(runtime.device)
     refuse_links(directory)
-    with locked(directory / ".lock", wait=False):
+    with ended_like_interrupted(), locked(directory / ".lock", wait=False):
+        remove_left(directory)
+        for place in Site(runtime.store.absolute(), directory.absolute()).folders:
+            remove_stale(place)  # of drivers that were killed while they greeted workers
         progress = Progress(directory / "log.jsonl", quiet=quiet)
-        workers = workers_of(runtime, device)
-        cluster = cluster_of(workers, progress.advance)
+        cluster = _cluster(runtime, device, directory.absolute(), progress)
         outputs = (runtime.store.absolute(), runtime.runs.absolute())
         try:
-            yield Session(
-                Store(outputs[0], progress.message),
-                cluster,
-                folder.absolute(),
-                device,
-                progress.stage,
-                outputs,
-                run_folder=directory.absolute(),
-                report_to=runtime.report_to,
-                processes=runtime.processes,
-            )
+            with progress.noting_end():
+                yield Session(
+                    Store(outputs[0], progress.message),
+                    cluster,
+                    folder.absolute(),
+                    device,
+                    progress.stage,
+                    outputs,
+                    run_folder=directory.absolute(),
+                    report_to=runtime.report_to,
+                    processes=runtime.processes,
+                )
         except KeyboardInterrupt:
             raise Interrupted("interrupted: everything finished so far is kept; run the same command again to go on") from None
         finally:
@@ -62,9 +83,25 @@ def session_of(recipe: Recipe, runtime: Runtime, folder: Path, *, quiet: bool) -
             progress.close()
 
 
+def _cluster(runtime: Runtime, device: str, directory: Path, progress: Progress) -> InProcess | Workers:
+    """This process, where one worker on this machine is enough; otherwise the workers of the profile, which see what this process sees."""
+    workers, logs = workers_of(runtime, device), directory / "logs"
+    if workers == 1 and isinstance(runtime.profile, LaptopProfile | None):
+        return cluster_of(1, progress.advance, progress.message, TaskLog(logs / "tasks.jsonl").note, logs)
+    site = Site(runtime.store.absolute(), directory, device)
+    launcher = launcher_of(runtime.profile or LaptopProfile(), site, workers, insecure=runtime.insecure_cluster)
+    return on(launcher, progress.advance, progress.message, TaskLog(logs / "tasks.jsonl").note, logs)
+
+
+def would_start(runtime: Runtime, name: str) -> str:
+    """What the profile would start for a run of this name: a job script, a manifest, or a few lines."""
+    return shown(runtime.profile or LaptopProfile(), (runtime.runs / name).absolute(), workers_of(runtime, pick_device(runtime.device)))
+
+
 def workers_of(runtime: Runtime, device: str) -> int:
     """As many as were asked for; unasked, one for every GPU or core, or for every `processes` of them."""
-    return runtime.workers or max(1, _most_workers(device) // runtime.processes)
+    given = runtime.profile.workers if isinstance(runtime.profile, LaptopProfile) else None
+    return runtime.workers or given or max(1, _most_workers(device) // runtime.processes)
 
 
 def _most_workers(device: str) -> int:

@@ -12,10 +12,12 @@ from typing import Any, Literal
 
 import numpy as np
 
+from curate.beat import beat
 from curate.core import Artifact
 from curate.data.examples import opened
 from curate.errors import DiskError, NumericError
 from curate.features import shard_bytes
+from curate.folders import make_folder, refusals
 from curate.gradient_scorer import GradientScorer
 from curate.interfaces import Scorer
 from curate.pipelines.session import Session
@@ -28,6 +30,7 @@ SHARD_ROWS = 256
 # More tokens leave the caches of a CPU; fewer leave a GPU waiting for its kernels to be launched.
 MICRO_BATCH_TOKENS = {"cpu": 2048, "cuda": 16384}
 Role = Literal["pool", "target"]
+_STARTS = ".starts"
 
 
 @dataclass(frozen=True)
@@ -59,10 +62,28 @@ class ShardTask:
     role: Role
     start: int
     stop: int
+    aside: tuple[tuple[int, str], ...] = ()  # rows, counted from `start`, that are not scored, each with its reason
+    kept: bool = True  # whether what is computed is kept
 
     @property
     def name(self) -> str:
         return f"shard-{self.start // SHARD_ROWS:06d}.safetensors"
+
+
+class Halving:
+    """A shard whose rows kill their worker: implements `curate.remedy.Remedy`."""
+
+    def size(self, item: ShardTask) -> int:
+        return item.stop - item.start
+
+    def part(self, item: ShardTask, start: int, stop: int) -> ShardTask:
+        return replace(item, start=item.start + start, stop=item.start + stop, kept=False)
+
+    def without(self, item: ShardTask, rows: Mapping[int, str]) -> ShardTask:
+        return replace(item, aside=tuple(sorted(rows.items())))
+
+    def starts(self, item: ShardTask) -> Path:
+        return item.parts[0].workspace / f"{item.name}{_STARTS}"
 
 
 def micro_batch_tokens(device: str) -> int:
@@ -98,17 +119,29 @@ def score(session: Session, jobs: Sequence[Job], inputs: Inputs, role: Role, qua
         parts = tuple(Part(job.label, job.scorer, job.prepared.paths, place.path) for job, place in missing)
         tasks = [ShardTask(parts, inputs, examples.path, role, start, stop) for start, stop in plan]
         quarantines = [Quarantine(job, inputs.handle, role, rows, quarantine_limit) for job, _ in missing]
+        there = [place.present([task.name for task in tasks]) for _, place in missing]
+        left = [task for task in tasks if not all(task.name in found for found in there)]
         done: list[list[dict[str, Any]]] = []
-        with contextlib.closing(session.cluster.map(score_shard, tasks, label=f"{', '.join(job.label for job, _ in missing)} ({role})")) as scored:
-            for task, sidecars in zip(tasks, scored, strict=True):
+        label = f"{', '.join(job.label for job, _ in missing)} ({role})"
+        with contextlib.closing(session.cluster.map(score_shard, left, label=label, remedy=Halving())) as scored:
+            for task in tasks:
+                sidecars = [found[task.name] for found in there] if all(task.name in found for found in there) else next(scored)
                 for quarantine, info in zip(quarantines, sidecars, strict=True):
                     quarantine.add(info["quarantined"], task.stop)
                 done.append(sidecars)
+        _forget_starts([place for _, place in missing])
         by_job = iter([[sidecars[number] for sidecars in done] for number in range(len(missing))])
         return [_summary(job, plan, rows, next(by_job)) if place else None for job, place in zip(jobs, places, strict=True)]
 
     artifacts = session.build_together([f"{job.label} ({role})" for job in jobs], requests, make) if jobs else []
     return {job.label: artifact for job, artifact in zip(jobs, artifacts, strict=True)}
+
+
+def _forget_starts(places: Sequence[Workspace]) -> None:
+    """Of shards that were committed by a process that died right then."""
+    for place in places:
+        for file in place.path.glob(f"*{_STARTS}"):
+            place.remove(file.name)
 
 
 def _summary(job: Job, plan: Sequence[tuple[int, int]], rows: int, done: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -144,7 +177,8 @@ def _announce(session: Session, jobs: Sequence[Job], rows: int, checkpoints: int
             size = rows * bytes_per_row(width, _stored(job.scorer))
             session.store.notify(f"feature {job.label}: {rows:,} rows of {width:,} numbers in {_stored(job.scorer)}, {size / 2**20:,.0f} MiB on disk")
             wanted += size
-    session.store.root.mkdir(parents=True, exist_ok=True)
+    with refusals(session.store.root):
+        make_folder(session.store.root)
     free = shutil.disk_usage(session.store.root).free
     if wanted > free:
         raise DiskError(
@@ -155,13 +189,23 @@ def _announce(session: Session, jobs: Sequence[Job], rows: int, checkpoints: int
 
 def score_shard(task: ShardTask) -> list[dict[str, Any]]:
     """Score the rows of one shard and commit them for every job; what is already committed is read back instead."""
+    beat()
+    if not task.kept:
+        _computed(task, task.parts)
+        return []
     done = [Workspace(part.workspace).committed(task.name) for part in task.parts]
     missing = [part for part, info in zip(task.parts, done, strict=True) if info is None]
-    fresh = iter(_computed(task, missing) if missing else ())
+    fresh = iter(_committed(task, missing) if missing else ())
     return [info if info is not None else next(fresh) for info in done]
 
 
-def _computed(task: ShardTask, parts: Sequence[Part]) -> list[dict[str, Any]]:
+def _committed(task: ShardTask, parts: Sequence[Part]) -> list[dict[str, Any]]:
+    ids = opened(task.examples).ids
+    return [_commit(task, part, ids, kept) for part, kept in zip(parts, _computed(task, parts), strict=True)]
+
+
+def _computed(task: ShardTask, parts: Sequence[Part]) -> list[list[Any]]:
+    """The value of every row for every part; None where a row was set aside beforehand."""
     from curate.rowwise import batches, score_rows
 
     examples = opened(task.examples)
@@ -169,19 +213,25 @@ def _computed(task: ShardTask, parts: Sequence[Part]) -> list[dict[str, Any]]:
     model = jobs[0][1].model
     values: list[list[Any]] = [[None] * (task.stop - task.start) for _ in jobs]
     for batch in batches(examples.lengths[task.start : task.stop], model, micro_batch_tokens(task.inputs.device)):
+        batch = batch[~np.isin(batch, [row for row, _ in task.aside])]
+        beat()
         rows = [examples.rows[task.start + int(i)] for i in batch]
-        for kept, numbers in zip(values, score_rows(jobs, rows, examples.ids[task.start + batch].tolist()), strict=True):
+        for kept, numbers in zip(values, score_rows(jobs, rows, examples.ids[task.start + batch].tolist()) if rows else (), strict=bool(rows)):
             for i, value in zip(batch, numbers, strict=True):
                 kept[int(i)] = value
-    return [_commit(task, part, examples.ids, kept) for part, kept in zip(parts, values, strict=True)]
+    return values
 
 
 def _commit(task: ShardTask, part: Part, ids: Any, values: Sequence[Any]) -> dict[str, Any]:
     from curate.rowwise import faults
 
-    reasons = faults(values, part.scorer.output)
-    kept = [i for i in range(len(values)) if i not in reasons]
-    stacked = np.stack([values[i] for i in kept]) if kept else np.zeros((0, *np.shape(values[0])), np.float32)
+    aside = dict(task.aside)
+    scored = [i for i in range(len(values)) if i not in aside]
+    if not scored:
+        raise NumericError(f"feature {part.label} ({task.role}): every row of {task.name} kills its worker ({aside[0]}); look at them, or use another scorer")
+    reasons = aside | {scored[i]: reason for i, reason in faults([values[i] for i in scored], part.scorer.output).items()}
+    kept = [i for i in scored if i not in reasons]
+    stacked = np.stack([values[i] for i in kept]) if kept else np.zeros((0, *np.shape(values[scored[0]])), np.float32)
     stored = _stored(part.scorer)
     numbers = np.array(kept, np.int64) + task.start
     try:

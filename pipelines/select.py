@@ -5,17 +5,20 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from curate.arm import Arm
 from curate.composition import compose
 from curate.core import Artifact, Budget, Certificate, Features, Integers, Selection
 from curate.data.examples import opened
 from curate.errors import DataError, about
-from curate.features import features_of, open_features
+from curate.features import features_of, map_tensors, open_features
 from curate.interfaces import Context
 from curate.journal import JournalFile
 from curate.pipelines.session import Session
 from curate.store import Store, Workspace
+
+STATE = "state.safetensors"
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,7 @@ class Given:
     scores: Artifact | None = None
     similarity: tuple[Artifact, Integers] | None = None
     metric: Literal["cosine", "inner"] = "cosine"  # how the vectors are meant to be compared
+    previous: Artifact | None = None  # the selection of the pool before its last step of growth
 
     def keys(self) -> list[str]:
         """Of all of them, pool and target first."""
@@ -78,21 +82,45 @@ def recorded(store: Store, record: Mapping[str, Any]) -> Given:
 
 def select(session: Session, name: str, arm: Arm, budget: Budget, seed: int, given: Given) -> Artifact:
     """One arm's selection; decisions that are dear to repeat are kept beside it as they are made."""
-    used = seed if arm.seeded else 0
+    used, previous = seed if arm.seeded else 0, given.previous if given.previous and (given.previous.path / STATE).is_file() else None
 
     def make(workspace: Workspace) -> Mapping[str, Any]:
         features, kept, target = given.features()
         check_budget(budget, features, f"arm {name}")
         journal = JournalFile(workspace.path / "decisions.jsonl")
         context = Context(seed=used, device=session.device, cluster=session.cluster, journal=journal, folder=session.folder)
+        context = replace(context, previous=read_state(previous)) if previous else context
         with about(f"arm {name}"):
             chosen = compose(arm.selector, features, budget, rules=arm.rules, filters=arm.filters, target=target, context=context).validate(features, budget)
         workspace.write("selection.parquet", selection_bytes(chosen, features, kept))
+        if chosen.state:
+            workspace.write(STATE, state_bytes(chosen.state))
         return {**describe(chosen, features), "given": given.record()}
 
     files = {selector.name: dict(found) for selector in arm.selectors if (found := selector.inputs(session.folder))}
     fields = {**arm.fields(), "budget": str(budget), "seed": used, **({"files": files} if files else {})}
-    return session.build("selection", f"{name} {budget} seed {seed}", make, fields=fields, inputs=given.keys(), version=arm.selector.version)
+    inputs = given.keys() + ([previous.key] if previous else [])
+    return session.build("selection", f"{name} {budget} seed {seed}", make, fields=fields, inputs=inputs, version=arm.selector.version)
+
+
+def state_bytes(state: Mapping[str, NDArray[Any]]) -> bytes:
+    """Arrays of numbers as safetensors; text (N,) as rows of UTF-8, padded with zeros."""
+    from safetensors.numpy import save
+
+    def plain(array: NDArray[Any]) -> NDArray[Any]:
+        if array.dtype.kind != "U":
+            return np.ascontiguousarray(array)
+        coded = np.char.encode(array, "utf-8")
+        return np.frombuffer(coded.tobytes(), np.uint8).reshape(len(coded), coded.dtype.itemsize)
+
+    return save({name: plain(array) for name, array in state.items()})
+
+
+def read_state(artifact: Artifact) -> dict[str, NDArray[Any]]:
+    """What `state_bytes` wrote; `ids` are text again."""
+    tensors = {name: np.array(tensor) for name, tensor in map_tensors(artifact.path / STATE).items()}
+    coded = tensors["ids"]
+    return tensors | {"ids": np.char.decode(np.frombuffer(coded.tobytes(), f"S{coded.shape[1]}"), "utf-8")}
 
 
 def check_budget(budget: Budget, pool: Features, name: str) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from curate.cluster import InProcess, LocalDask
+from curate.cluster import InProcess, Workers
 from curate.core import Artifact
 from curate.store import MakeTogether, Request, Store, Workspace, seconds_to_build
 from curate.training.reporters import ReporterName
@@ -16,7 +16,7 @@ class Session:
     """One run in progress. `stages` records every artifact that it used, computed or found."""
 
     store: Store
-    cluster: InProcess | LocalDask
+    cluster: InProcess | Workers
     folder: Path  # that relative paths of the recipe start from
     device: str
     announce: Callable[[str, str], None]  # stage, label

@@ -14,6 +14,7 @@ from curate.data.examples import opened
 from curate.errors import IntegrityError, about
 from curate.interfaces import Batch, Scorer, ScoringContext
 from curate.kept import kept
+from curate.own_gpu import numbered
 from curate.parts import Parts, named
 from curate.pipelines.memory import bytes_to_prepare, side_by_side
 from curate.pipelines.session import Session, numeric_environment
@@ -184,7 +185,7 @@ def load_state(device: str, state: Path | None, within: Path | None = None) -> P
 
     def arrays(folder: Path) -> dict[str, Any]:
         try:
-            return load_file(str(folder / STATE), device=device)
+            return load_file(str(folder / STATE), device=numbered(device))
         except (OSError, ValueError, SafetensorError) as error:
             raise _unreadable(folder, error) from error
 

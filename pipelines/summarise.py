@@ -17,6 +17,7 @@ from curate.fidelity import OVERLAP, SPEARMAN
 from curate.pipelines.cells import Chosen, Outcome
 from curate.pipelines.compare import compare
 from curate.pipelines.describe import describe_experiment
+from curate.pipelines.describe_churn import churn_of
 from curate.pipelines.describe_length import length_alarms
 from curate.pipelines.evaluate import AnyExamination
 from curate.pipelines.examine_file import FileExamination
@@ -25,9 +26,12 @@ from curate.pipelines.features import Scored
 from curate.pipelines.likelihood_of_target import TargetLikelihood
 from curate.pipelines.plan_file import read_plan
 from curate.pipelines.session import Session
+from curate.pipelines.summarise_hygiene import hygiene_of
 from curate.recipe import Recipe
+from curate.report.leak_tables import leak_warnings
 from curate.report.results import Cell, CertificateRow, DataSummary, FeatureRow, QuarantinedRow, Results, SelectionRow, Stage, TaskScore
 from curate.store import seconds_to_build
+from curate.strict_yaml import dump
 
 FEW_ITEMS = 30
 _UNTRAINED = {"tokens": 0, "steps": 0, "planned_tokens": 0, "best_step": None}
@@ -37,6 +41,7 @@ FIDELITY = ("spearman", "overlap", "overlap_per_target", "pearson_by_law", "widt
 def summarise(recipe: Recipe, session: Session, experiment: Experiment, *, seconds: float, command: str) -> Results:
     """The results of a run; comparisons are over the same items, each arm against random."""
     compared, described, plan = compare(recipe, experiment), describe_experiment(session, experiment), read_plan(session.run_folder, recipe)
+    found = hygiene_of(experiment.cleaned, experiment.chosen)
     return Results(
         name=recipe.name,
         version=__version__,
@@ -47,7 +52,9 @@ def summarise(recipe: Recipe, session: Session, experiment: Experiment, *, secon
         recipe=recipe_text(recipe),
         pool=_data(experiment.pool),
         targets={aim.name or ", ".join(recipe.target): _data(aim.target) for aim in experiment.aims},
+        hygiene=found,
         features=_features(session, experiment),
+        churn=churn_of(session.store, experiment),
         selections=[_selection(chosen, described.longer[chosen.artifact.key]) for chosen in experiment.chosen],
         cells=[_cell(outcome) for outcome in experiment.outcomes],
         **vars(compared),
@@ -55,16 +62,14 @@ def summarise(recipe: Recipe, session: Session, experiment: Experiment, *, secon
         stages=[Stage(**stage) for stage in session.stages],
         planned=plan.planned if plan else [],
         paying=plan.sentences if plan else [],
-        warnings=[*_warnings(recipe, experiment), *length_alarms(recipe, experiment, described.longer)],
+        warnings=[*leak_warnings(found, recipe.hygiene.decontaminate), *_warnings(recipe, experiment), *length_alarms(recipe, experiment, described.longer)],
         quarantined=_quarantined(experiment),
     )
 
 
 def recipe_text(recipe: Recipe) -> str:
     """The resolved recipe as YAML: every default written out."""
-    import yaml
-
-    return str(yaml.safe_dump(recipe.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True))
+    return dump(recipe.model_dump(mode="json", exclude_none=True))
 
 
 def hardware(device: str) -> dict[str, str]:
@@ -216,10 +221,8 @@ def _warnings(recipe: Recipe, experiment: Experiment) -> list[str]:
 
 def _about_items(examination: AnyExamination, pool: Strings, targets: Sequence[Strings]) -> list[str]:
     """What is doubtful about the items of an evaluation."""
-    if isinstance(examination, TargetLikelihood):
+    if isinstance(examination, TargetLikelihood | FileExamination):  # the gate compares items of task files with pool and targets
         return []
-    if isinstance(examination, FileExamination):
-        return [f"items of {examination.label} come from a task file and were compared with neither the pool nor the target"]
     everything = opened(examination.items).ids
     items = everything[list(examination.rows)]
     found = []

@@ -23,5 +23,8 @@ class FeatureBased(SubmodularSelector):
     heeds_target: ClassVar[bool] = False
     concave: Literal["root", "log"] = Field(default="root", description="g: root is the square root, whatever the scale; log is log(1 + total).")
 
+    def lasting(self, pool: Features) -> bool:
+        return True
+
     def objective(self, pool: Features, target: Features | None, share: float, *, device: str = "cpu", stored: bool = True) -> Objective:
         return Totals(pool, self.concave)

@@ -24,5 +24,8 @@ class LogDeterminant(SubmodularSelector):
     heeds_target: ClassVar[bool] = False
     scale: float = Field(default=1.0, gt=0, le=1e6, description="a: the larger, the more a direction counts that hardly any kept row has.")
 
+    def lasting(self, pool: Features) -> bool:
+        return True
+
     def objective(self, pool: Features, target: Features | None, share: float, *, device: str = "cpu", stored: bool = True) -> Objective:
         return Volume(unit_rows(pool), self.scale)

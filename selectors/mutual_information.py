@@ -40,6 +40,9 @@ class MutualInformation(PairwiseSelector):
         """Not where the function is not submodular."""
         return super().diminishing and self.form != "logdetmi"
 
+    def lasting(self, pool: Features) -> bool:
+        return self.form in ("flqmi", "gcmi") and pool.similarity is None  # a given similarity is brought to [0, 1] by the pool's own extremes
+
     def objective(self, pool: Features, target: Features | None, share: float, *, device: str = "cpu", stored: bool = True) -> Objective:
         if self.form in _NEED_VECTORS and pool.vectors is None:
             raise DataError(f"form {self.form} compares pool rows with one another, so it needs vectors; score with a vector scorer, or use flqmi or gcmi")

@@ -3,7 +3,9 @@
 from curate.report.chart_marks import definitions, marks, tones
 from curate.report.page_accounts import caveats, certificates, costs, data, failed, reproduce
 from curate.report.page_budget import budgets
+from curate.report.page_churn import churn
 from curate.report.page_coverage import coverage
+from curate.report.page_hygiene import hygiene
 from curate.report.page_methods import learning, transport
 from curate.report.page_overlap import overlap
 from curate.report.page_parts import Part, section, text
@@ -40,6 +42,7 @@ def page_parts(results: Results) -> list[Part]:
         Part("budgets", "Against the budget", budgets(results, found, who, copies)),
         Part("controls", "Matched controls", controlled(results)),
         Part("taken", "Rows taken", taken(results, found, who, colours, copies)),
+        Part("churn", "What changed", churn(results)),
         Part("coverage", "Coverage", coverage(results, who, colours)),
         Part("overlap", "Overlap", overlap(results)),
         Part("learning", "Learning curves", learning(results, who)),
@@ -48,6 +51,7 @@ def page_parts(results: Results) -> list[Part]:
         Part("certificates", "Certificates", certificates(results)),
         Part("notes", "What to keep in mind", caveats(results, found)),
         Part("failures", "Failed models", failed(results)),
+        Part("hygiene", "Leaks and duplicates", hygiene(results)),
         Part("data", "Data", data(results)),
         Part("costs", "Costs", costs(results)),
         Part("reproduce", "Reproduce", reproduce(results)),

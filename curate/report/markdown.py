@@ -3,8 +3,10 @@
 import re
 from collections.abc import Iterable, Sequence
 
+from curate.report.churned import CHURN_HEADER, CHURN_TITLE, churn_rows
 from curate.report.controlled import HEADER, TITLE, control_rows
 from curate.report.findings import headlines, notes
+from curate.report.leak_tables import cleaning_sentences, leak_tables
 from curate.report.results import Results
 from curate.report.tables import Kinds, Section, higher_is_better, kinds, proofs, without_controls, word
 from curate.report.wording import (
@@ -40,7 +42,12 @@ def render(results: Results) -> str:
             escape(PROOF_NOTE),
             table(PROOF_HEADER, (proof_cells(proof) for proof in proofs(results)), left=3),
         ]
-    parts += ["## What to keep in mind", "\n".join(f"- {escape(line)}" for line in [pool_sentence(results), *notes(results, found), *results.warnings])]
+    if results.churn:
+        parts += [f"## {escape(CHURN_TITLE[0].upper() + CHURN_TITLE[1:])}", table(CHURN_HEADER, churn_rows(results.churn), left=3)]
+    for one in leak_tables(results.hygiene):
+        parts += [f"## {escape(one.title[0].upper() + one.title[1:])}", table(one.header, one.rows, left=3)]
+    said = [pool_sentence(results), *cleaning_sentences(results.hygiene), *notes(results, found), *results.warnings]
+    parts += ["## What to keep in mind", "\n".join(f"- {escape(line)}" for line in said)]
     stages = ((stage.stage, stage.label, "from the store" if stage.cached else duration(stage.seconds)) for stage in results.stages)
     parts += ["## Time", f"{duration(results.seconds)} in all.", table(["stage", "what", "time"], stages, left=2) if results.stages else ""]
     parts += ["## How to reproduce", fenced(results.command) if results.command else "", fenced(results.recipe, "yaml") if results.recipe else ""]

@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from curate.core import Config
+from curate.report.churned import Churn
+from curate.report.cleaned import CleanedPool
 from curate.report.planned import Planned
 
 
@@ -268,7 +270,9 @@ class Results(Config):
     recipe: str = Field("", description="The resolved recipe, as YAML.")
     pool: DataSummary
     targets: dict[str, DataSummary] = Field(default_factory=dict)
+    hygiene: CleanedPool | None = Field(None, description="What leaks and what repeats in the pool, and what was left out.")
     features: list[FeatureRow] = Field(default_factory=list)
+    churn: list[Churn] = Field(default_factory=list, description="What the last step of growth changed in every selection.")
     selections: list[SelectionRow] = Field(default_factory=list)
     cells: list[Cell] = Field(default_factory=list)
     comparisons: list[Comparison] = Field(default_factory=list)

@@ -9,8 +9,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from curate.report.churned import CHURN_HEADER, CHURN_TITLE, churn_rows
 from curate.report.controlled import HEADER, TITLE, control_rows
 from curate.report.findings import headlines, notes
+from curate.report.leak_tables import cleaning_sentences, leak_tables
 from curate.report.results import Results
 from curate.report.tables import Kinds, Section, Task, higher_is_better, kinds, proofs, without_controls, word
 from curate.report.wording import (
@@ -50,7 +52,12 @@ def print_tables(results: Results, console: Console) -> None:
     if proofs(results):
         console.print(_certificates(results, console))
         console.print(_text(PROOF_NOTE, console, "dim"))
-    console.print(_text(pool_sentence(results), console))
+    if results.churn:
+        console.print(_lines(CHURN_TITLE, CHURN_HEADER, churn_rows(results.churn), console, right=CHURN_HEADER[3:]))
+    for one in leak_tables(results.hygiene):
+        console.print(_lines(one.title, one.header, one.rows, console, right=one.header[3:]))
+    for line in [pool_sentence(results), *cleaning_sentences(results.hygiene)]:
+        console.print(_text(line, console))
     for line in notes(results, found):
         console.print(_text(line, console, "dim"))
     for line in results.warnings:

@@ -203,8 +203,8 @@ def test_the_advice_is_what_can_still_be_changed(dtype: str, advice: str, hold: 
 class Ahead(InProcess):
     """Has finished all tasks before the first result is looked at, as many workers might."""
 
-    def map(self, function: Any, items: Any, *, label: str = "") -> Any:
-        yield from list(super().map(function, items, label=label))
+    def map(self, function: Any, items: Any, *, label: str = "", remedy: Any = None) -> Any:
+        yield from list(super().map(function, items, label=label, remedy=remedy))
 
 
 @pytest.mark.parametrize(("cluster", "ahead"), [(InProcess(), []), (Ahead(), [2, 3])], ids=["one", "many"])

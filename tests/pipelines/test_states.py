@@ -79,7 +79,7 @@ class Recorded(InProcess):
         self.workers = workers
         self.groups: list[int] = []
 
-    def map(self, function: Any, items: Sequence[Any], *, label: str = "") -> Any:
+    def map(self, function: Any, items: Sequence[Any], *, label: str = "", remedy: Any = None) -> Any:
         self.groups.append(len(items))
         return super().map(function, items, label=label)
 

@@ -1,0 +1,112 @@
+"""Grow: a pool that rows join and leave, of which only the new rows are prepared and scored."""
+
+import io
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from curate.core import Artifact
+from curate.data.examples import FILES, INDEX, QUARANTINE, WHOLE, folders_of, opened, quarantined
+from curate.errors import DataError
+from curate.growth import Step, leaving, read_ids
+from curate.pipelines.session import Session
+from curate.store import Workspace, digest
+
+VERSION = 1
+_COLUMNS = ("id", "reason", "detail", "origin")
+
+
+@dataclass(frozen=True)
+class Grown:
+    """A pool after one step: what it was, the rows that were prepared for it, and what it is."""
+
+    before: Artifact
+    added: Artifact | None
+    pool: Artifact
+
+
+def grow(session: Session, number: int, step: Step, before: Artifact, prepared: Callable[[str], Artifact]) -> Grown:
+    """The pool after this step; `prepared` makes examples of the sources that are added, under a label."""
+    added = prepared(f"added in step {number}") if step.add else None
+    file = session.folder / step.remove if step.remove else None
+    gone = read_ids(file) if file else []
+
+    def make(workspace: Workspace) -> Mapping[str, Any]:
+        return _write(workspace, before, added, gone, str(file))
+
+    inputs = [before.key, *([added.key] if added else [])]
+    fields = {"gone": digest("\n".join(sorted(gone)).encode())}
+    return Grown(before, added, session.build("grown", f"pool, step {number}", make, fields=fields, inputs=inputs, version=VERSION))
+
+
+def _write(workspace: Workspace, before: Artifact, added: Artifact | None, gone: list[str], file: str) -> Mapping[str, Any]:
+    """The index over the rows of both, and all that was set aside, those that go among them."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    old = opened(before.path)
+    goes = leaving(old.ids, gone, file)
+    tables, folders = [], list[str]()
+    there = old.ids[~goes]
+    for artifact, stays in ((before, ~goes), (added, None)):
+        if artifact is None:
+            continue
+        index = pq.read_table(artifact.path / INDEX)
+        stays = ~np.isin(opened(artifact.path).ids, there) if stays is None else stays
+        own = folders_of(artifact.key, index)
+        moved = index["file"].to_numpy().astype(np.int64) + len(folders) * FILES
+        tables.append(index.set_column(index.column_names.index("file"), "file", pa.array(moved)).filter(stays))
+        folders += own
+    table = pa.concat_tables([table.replace_schema_metadata(None) for table in tables])
+    ids = np.asarray(table["id"].to_pylist(), np.str_)
+    if not len(ids):
+        raise DataError(f"no row is left when those in {file} are removed; remove fewer, or add some")
+    table = table.take(np.argsort(ids, kind="stable")).replace_schema_metadata({WHOLE: ",".join(folders).encode()})
+    aside = _aside(before, added, gone)
+    workspace.write(INDEX, _bytes(table))
+    workspace.write(QUARANTINE, _bytes(pa.table({name: pa.array([row[name] for row in aside], pa.string()) for name in _COLUMNS})))
+    already = len(opened(added.path)) - (len(table) - int((~goes).sum())) if added else 0
+    return _summary(before, table, aside, already)
+
+
+def _aside(before: Artifact, added: Artifact | None, gone: list[str]) -> list[dict[str, str]]:
+    """A line for every row that was set aside or taken out, by its id; a row that comes back is there again."""
+    new = quarantined(added.path) if added else []
+    back = set(opened(added.path).ids.tolist()) if added else set()
+    went = [{"id": row, "reason": "removed", "detail": "a step of growth removes it", "origin": "pool"} for row in gone]
+    lines = {line["id"]: line for line in (*quarantined(before.path), *new, *went)}
+    return [lines[row] for row in sorted(lines) if row not in back]
+
+
+def _summary(before: Artifact, table: Any, aside: list[dict[str, str]], already: int) -> dict[str, Any]:
+    groups = Counter(table["group"].to_pylist())
+    return {
+        **before.manifest["summary"],
+        "rows_in": len(table) + len(aside),
+        "used": len(table),
+        "already_there": already,
+        "quarantined": dict(sorted(Counter(line["reason"] for line in aside).items())),
+        "tokens": int(np.sum(table["length"].to_numpy())),
+        "supervised_tokens": int(np.sum(table["supervised"].to_numpy())),
+        "groups": {str(name): count for name, count in sorted(groups.items())},
+    }
+
+
+def _bytes(table: Any) -> bytes:
+    import pyarrow.parquet as pq
+
+    stream = io.BytesIO()
+    pq.write_table(table, stream, compression="zstd", write_page_checksum=True)
+    return stream.getvalue()
+
+
+def unaccounted_growth(artifact: Artifact, before: Artifact, added: Artifact | None = None) -> list[str]:
+    """What is wrong with the account of a grown pool: each row of either is there, or set aside, by id, and no other is."""
+    here, aside = set(opened(artifact.path).ids.tolist()), {row["id"] for row in quarantined(artifact.path)}
+    known = {row for one in (before, added) if one for row in (*opened(one.path).ids.tolist(), *(line["id"] for line in quarantined(one.path)))}
+    if here & aside or here | aside != known:
+        return [f"{artifact.path}: {len(known)} rows are known, but {len(here)} are used and {len(aside)} set aside"]
+    return []
