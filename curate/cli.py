@@ -1,31 +1,35 @@
 """The command line: it parses arguments and calls one function each; what it says goes to standard output, progress to standard error."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
+from curate.cli_exports import export, verify
+from curate.cli_growth import update
 from curate.cli_options import (
     AsJson,
     DataFolder,
     Device,
+    Insecure,
     Overrides,
     Processes,
+    ProfileName,
     Quiet,
     RecipePath,
     Runs,
     StoreFolder,
     Workers,
     command_line,
+    places,
     read,
     recipe_file,
     shipped,
+    show,
 )
 from curate.cli_studies import advise, doctor, evaluate, explain, plan, status, validate_scores
 from curate.errors import ConfigError, NumericError
-
-if TYPE_CHECKING:
-    from curate.report.results import Results
+from curate.locks import refuse_held
 
 app = typer.Typer(
     help="Choose the training rows that make a language model better at your target, and prove it. Any command takes --debug, for tracebacks.",
@@ -48,19 +52,28 @@ def run(
     data: DataFolder = None,
     processes: Processes = 1,
     report_to: Annotated[list[str] | None, typer.Option("--report-to", help="Training curves, also to tensorboard or wandb.")] = None,
+    profile: ProfileName = None,
+    insecure: Insecure = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what the profile would start, such as SLURM's job script, and start nothing.")] = False,
     json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Run an experiment, or go on with it: score, select, train, evaluate, compare and report."""
-    from curate.pipelines.launch import execute
+    path = recipe_file(recipe)
+    typed = read(path, overrides)  # what is wrong with it is said before a library is loaded
+    if not dry_run:
+        refuse_held(runs / typed.name / ".lock")
+    from curate.pipelines.launch import execute, would_start
     from curate.recipe import Runtime
     from curate.training.reporters import reporters
 
-    path = recipe_file(recipe)
-    typed = read(path, overrides)
-    runtime = Runtime(store=store, runs=runs, workers=workers or 0, device=device, processes=processes, report_to=reporters(report_to or ()))
+    where = places(profile, workers, insecure)
+    runtime = Runtime(store=store, runs=runs, device=device, processes=processes, report_to=reporters(report_to or ()), **where)
+    if dry_run:
+        print(would_start(runtime, typed.name))
+        return
     results = execute(typed, runtime, data or path.parent, until=until or "", command=command_line(recipe, overrides, data is not None), quiet=quiet)
-    _show(results, json)
+    show(results, json)
     if not json:
         print(f"report: {runs / typed.name / 'report.html'}")
     failed = [cell for cell in results.cells if cell.failed]
@@ -88,10 +101,11 @@ def inspect(
     rows: Annotated[int, typer.Option("--rows", min=0, help="Rows to show.")] = 3,
 ) -> None:
     """Read the data as the run would: counts, lengths, what is set aside and why, and rows with their supervised tokens marked."""
+    path = recipe_file(recipe)
+    typed = read(path, overrides)
     from curate.pipelines.inspect import inspect_data
 
-    path = recipe_file(recipe)
-    inspect_data(read(path, overrides), data or path.parent, rows)
+    inspect_data(typed, data or path.parent, rows)
 
 
 @app.command()
@@ -101,7 +115,7 @@ def report(run: Annotated[str, typer.Argument(metavar="RUN", help="Name of a run
 
     results = read_results(runs / run)
     write_reports(results, runs / run)
-    _show(results, json)
+    show(results, json)
     if not json:
         print(f"report: {runs / run / 'report.html'}")
 
@@ -111,41 +125,10 @@ app.command()(status)
 app.command()(advise)
 app.command()(explain)
 app.command()(evaluate)
+app.command()(update)
 app.command()(doctor)
-
-
-@app.command()
-def export(
-    run: Annotated[str, typer.Argument(metavar="RUN")],
-    arm: Annotated[str, typer.Argument(metavar="ARM")],
-    directory: Annotated[Path, typer.Argument(metavar="DIR")],
-    budget: Annotated[str | None, typer.Option("--budget", help="Which budget; needed if the run has several.")] = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Which seed; default: the first.")] = None,
-    target: Annotated[str | None, typer.Option("--target", help="Which target; needed if the arm selected for several.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace DIR if it holds files.")] = False,
-    store: StoreFolder = Path("store"),
-    runs: Runs = Path("runs"),
-) -> None:
-    """Write one arm's rows as a dataset folder that `datasets.load_dataset` opens, with card and manifest."""
-    from curate.pipelines.publish import publish
-
-    rows = publish(runs / run, store, arm, directory, budget=budget, seed=seed, target=target, overwrite=overwrite)
-    print(f"{rows} rows in {directory}; load_dataset({str(directory)!r}) opens it")
-
-
-@app.command()
-def verify(run: Annotated[str, typer.Argument(metavar="RUN")], store: StoreFolder = Path("store"), runs: Runs = Path("runs")) -> None:
-    """Check a run offline, changing nothing: every file's hash, that no row was lost on the way, and every certificate, from the features."""
-    from curate.pipelines.certify import certify_run
-    from curate.pipelines.check import check
-
-    print(f"{run}: {check(runs / run, store)} artifacts intact, all rows accounted for")
-    found = certify_run(runs / run, store)
-    print(f"certificates: {len(found.equal)} of {len(found.equal) + len(found.without)} selections have one; recomputed from the features, all are as claimed")
-    if found.without:
-        print(f"  none is claimed by {', '.join(sorted(set(found.without.values())))}: these sample, or follow a rule that has no objective")
-    if found.other_version:
-        print(f"  not compared, for another version of the selector or of curate made them: {', '.join(found.other_version)}")
+app.command()(export)
+app.command()(verify)
 
 
 @app.command("list")
@@ -175,8 +158,34 @@ def schema() -> None:
 
 
 @app.command()
-def init(directory: Annotated[Path, typer.Argument(metavar="[DIR]")] = Path(".")) -> None:
-    """Write a commented starter recipe for your own pool and target."""
+def certificates(directory: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder.")]) -> None:
+    """Make the certificates of a Dask cluster of your own, for --profile scheduler: an authority, and one node with its key."""
+    from curate.clusters.certificates import made, written
+
+    files = written(made(), directory)
+    options = f"--protocol tls --tls-ca-file {files.authority} --tls-cert {files.node} --tls-key {files.key} --dashboard-address 127.0.0.1:0"
+    print(f"wrote {files.authority}, {files.node} and {files.key}, valid for a year; whoever has the key can run code in the cluster")
+    print(f"  dask scheduler {options}")
+    print(f"  dask worker tls://HOST:8786 --nthreads 1 {options}")
+
+
+@app.command()
+def init(
+    directory: Annotated[Path, typer.Argument(metavar="[DIR]")] = Path("."),
+    pool: Annotated[list[str] | None, typer.Option("--pool", metavar="FILE", help="Rows to choose from; or a source in braces. May be repeated.")] = None,
+    target: Annotated[str | None, typer.Option("--target", metavar="FILE", help="Examples of what you want, four or more.")] = None,
+    model: Annotated[str | None, typer.Option("--model", metavar="PATH|ORG/NAME", help="Folder of a model, or its Hub id.")] = None,
+    name: Annotated[str | None, typer.Option("--name", help="Name of the run; default: that of the target's file.")] = None,
+    budget: Annotated[str | None, typer.Option("--budget", help="How much to keep: 5%, 100 or '2M tokens'; default: 5%.")] = None,
+) -> None:
+    """Write a recipe: with --pool, --target and --model one that runs on your files; without them a commented starter."""
+    from curate.pipelines.start import options, start
+
+    given = options(pool, target, model, {"--name": name, "--budget": budget})
+    if given is not None:
+        for line in start(directory, *given, name=name, budget=budget or "5%"):
+            print(line)
+        return
     from curate.store import atomic_write
 
     path = directory / "recipe.yaml"
@@ -184,14 +193,4 @@ def init(directory: Annotated[Path, typer.Argument(metavar="[DIR]")] = Path(".")
         raise ConfigError(f"{path} exists; edit it, or name another folder")
     atomic_write(path, shipped("starter").read_bytes())
     print(f"wrote {path}; fill in pool, target and model, then: curate validate {path}")
-
-
-def _show(results: "Results", as_json: bool) -> None:
-    if as_json:
-        print(results.model_dump_json())
-        return
-    from rich.console import Console
-
-    from curate.report.terminal import print_tables
-
-    print_tables(results, Console())
+    print("or let it read your files: curate init DIR --pool FILE --target FILE --model FOLDER|ORG/NAME")

@@ -5,7 +5,25 @@ from typing import Annotated, Literal
 
 import typer
 
-from curate.cli_options import AsJson, DataFolder, Device, Overrides, Processes, Quiet, RecipePath, Runs, StoreFolder, Workers, read, recipe_file, silent, told
+from curate.cli_options import (
+    AsJson,
+    DataFolder,
+    Device,
+    Insecure,
+    Overrides,
+    Processes,
+    ProfileName,
+    Quiet,
+    RecipePath,
+    Runs,
+    StoreFolder,
+    Workers,
+    places,
+    read,
+    recipe_file,
+    silent,
+    told,
+)
 from curate.errors import ConfigError
 
 
@@ -21,19 +39,21 @@ def validate_scores(
     workers: Workers = None,
     device: Device = "auto",
     data: DataFolder = None,
+    profile: ProfileName = None,
+    insecure: Insecure = False,
     json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Measure whether a feature foretells retraining: train on random parts of the pool, and rank what it does to the target."""
+    path = recipe_file(recipe)
+    typed = read(path, overrides)  # what is wrong with it is said before a library is loaded
     from rich.console import Console
 
     from curate.pipelines.validate_scores import print_validation
     from curate.pipelines.validate_scores import validate_scores as measure
     from curate.recipe import Runtime
 
-    path = recipe_file(recipe)
-    typed = read(path, overrides)
-    runtime = Runtime(store=store, runs=runs, workers=workers or 0, device=device)
+    runtime = Runtime(store=store, runs=runs, device=device, **places(profile, workers, insecure))
     found = measure(typed, runtime, data or path.parent, feature, subsets=subsets, fraction=fraction, seed=seed, quiet=quiet)
     if json:
         print(found.model_dump_json())
@@ -99,15 +119,16 @@ def plan(
     quiet: Quiet = False,
 ) -> None:
     """What a run will find, and the time, memory, disk and money that the rest will take, measured on a few rows; computes nothing of the run."""
+    path = recipe_file(recipe)
+    typed = read(path, overrides)
     from rich.console import Console
 
     from curate.pipelines.plan import plan as make
     from curate.pipelines.plan_table import print_plan
     from curate.recipe import Runtime
 
-    path = recipe_file(recipe)
     runtime = Runtime(store=store, runs=runs, workers=workers or 0, device=device, processes=processes)
-    made = make(read(path, overrides), runtime, data or path.parent, price=price, quiet=quiet)
+    made = make(typed, runtime, data or path.parent, price=price, quiet=quiet)
     if json:
         print(made.model_dump_json())
         return
@@ -149,19 +170,21 @@ def advise(
     workers: Workers = None,
     device: Device = "auto",
     data: DataFolder = None,
+    profile: ProfileName = None,
+    insecure: Insecure = False,
     json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """How much of the pool to keep for a compute, and how often to repeat it, by a scaling law fitted to a few small runs."""
+    path = recipe_file(recipe)
+    typed = read(path, overrides)
     from rich.console import Console
 
     from curate.pipelines.advise import advise as measure
     from curate.recipe import Runtime
     from curate.report.advice import print_advice
 
-    path = recipe_file(recipe)
-    typed = read(path, overrides)
-    runtime = Runtime(store=store, runs=runs, workers=workers or 0, device=device)
+    runtime = Runtime(store=store, runs=runs, device=device, **places(profile, workers, insecure))
     found = measure(typed, runtime, data or path.parent, feature, compute=compute, buckets=buckets, best=best, spend=spend, seed=seed, quiet=quiet)
     if json:
         print(found.model_dump_json())
