@@ -48,6 +48,7 @@ check: lint test audit
 
 campaign-commit campaign-nightly campaign-release: .venv
 	.venv/bin/python -m campaign.tiers $(@:campaign-%=%) $(ARGS)
+	[ $@ = campaign-commit ] || .venv/bin/python -m pytest -m campaign
 
 docs: .venv
 	.venv/bin/python -m pip install -q -c constraints.txt -e '.[docs]'

@@ -1,7 +1,7 @@
 """Miniatures: the first rows of every source, tokenised as a run would, in sizes from a few rows to a thousand."""
 
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -94,17 +94,8 @@ class Miniatures:
     def sample(self, role: str) -> Sample:
         """The first rows of the role's sources, as many of each as its share of all rows."""
         if role not in self.samples:
-            found = self._read(roles(self.recipe)[role], MOST.get(role, MOST_OTHERS))
-            self.samples[role] = self._without_targets(found) if role.startswith("evaluation ") else found
+            self.samples[role] = self._read(roles(self.recipe)[role], MOST.get(role, MOST_OTHERS))
         return self.samples[role]
-
-    def _without_targets(self, found: Sample) -> Sample:
-        """Items that are no target rows: where both come from one file, a run asks no others, and two are the fewest that it asks."""
-        taken = {row.key for role in roles(self.recipe) if role.startswith("target") for row in self.sample(role).rows}
-        asked = [row for row in found.rows if row.key not in taken]
-        if len(asked) < 2:
-            return found
-        return replace(found, rows=asked, seconds=found.seconds * len(asked) / len(found.rows))
 
     def most(self, role: str) -> int:
         """The size of the largest miniature."""

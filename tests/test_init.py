@@ -185,3 +185,24 @@ def test_a_recipe_that_is_there_stays(begin: Any, tmp_path: Path) -> None:
     before = (tmp_path / "my" / "recipe.yaml").read_bytes()
     code, said = begin("pool.jsonl", "want.jsonl", "--name", "other")
     assert code == 2 and "exists; edit it" in said and (tmp_path / "my" / "recipe.yaml").read_bytes() == before
+
+
+@pytest.mark.parametrize("count", [4, 5, 9, 40, 700])
+def test_a_plan_finds_items_to_ask_among_the_first_rows_of_the_target(begin: Any, tmp_path: Path, count: int) -> None:
+    """`curate plan` tokenises the first rows of target and evaluation, which are of one file here: two items have to be left at every size."""
+    from dataclasses import replace
+
+    from curate.data.examples import open_examples
+    from curate.model import resolve
+    from curate.pipelines.plan_miniature import Miniatures
+    from curate.store import Store
+
+    jsonl(tmp_path / "pool.jsonl", made("alpaca", 30))
+    jsonl(tmp_path / "want.jsonl", made("alpaca", count))
+    assert begin("pool.jsonl", "want.jsonl")[0] == 0
+    recipe, folder = recipe_in(tmp_path), tmp_path / "my"
+    small = Miniatures(recipe, folder, replace(resolve(recipe.model, folder), lora=None), Store(tmp_path / "scratch"))
+    assert small.most("target") == min(200, count // 2)
+    for size in (8, 16, 64, 512):
+        target, items = (set(open_examples(small.of(role, size).path).ids.tolist()) for role in ("target", "evaluation likelihood"))
+        assert len(items - target) >= 2

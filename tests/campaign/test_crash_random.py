@@ -106,7 +106,7 @@ BUGS = {
 def test_a_bug_that_is_put_in_is_caught(ground: Ground, monkeypatch: pytest.MonkeyPatch, bug: str) -> None:
     monkeypatch.setenv("BUG", bug)
     monkeypatch.setattr("campaign.crash_trial._ORPHANS", 0.5)
-    monkeypatch.setattr("campaign.crash_trial._PATIENCE", 30.0)  # of a driver that waits where it should have refused
+    monkeypatch.setattr("campaign.crash_trial._PATIENCE", 6.0)  # of a driver that waits where it should have refused
     mode, said = BUGS[bug]
     lines: list[str] = []
     for number in range(6):

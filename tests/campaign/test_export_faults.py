@@ -68,6 +68,7 @@ def program(root: Path, *arguments: object) -> "subprocess.CompletedProcess[str]
     return subprocess.run([sys.executable, *map(str, arguments)], cwd=root, env=environment, capture_output=True, text=True, timeout=240)
 
 
+@pytest.mark.campaign
 def test_the_driver_passes_counts_what_landed_and_replays_one_trial(root: Path, tmp_path: Path) -> None:
     ended = program(root, "-m", "campaign.export_faults", "--limit", "3", "--races", "1", "--seed", "3", "--out", tmp_path / "found.json")
     assert ended.returncode == 0, ended.stdout + ended.stderr

@@ -49,7 +49,7 @@ def scheduler_of(place: Path) -> str:
     raise TimeoutError(place)
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_three_workers_of_another_process_write_the_bytes_of_one_process(address: tuple[str, Path], tmp_path: Path) -> None:
     alone, elsewhere = tmp_path / "alone", tmp_path / "elsewhere"
     write_recipe(alone, SEED, ROWS)
