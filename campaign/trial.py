@@ -109,12 +109,17 @@ def _child(work: Work, place: Path, files: tuple[Path, Path, Path | None], fault
     return 0
 
 
+def kept_apart(name: str) -> bool:
+    """Whether a file says nothing of what was computed: locks and logs, which no stage reads back."""
+    return _KEPT_APART.fullmatch(name) is not None
+
+
 def contents(place: Path) -> dict[str, str]:
     """Every file below `place` with its hash, every folder, and every link; locks and log.jsonl are left out."""
     found = {}
     for path in sorted(place.rglob("*")):
         name = str(path.relative_to(place))
-        if not _KEPT_APART.fullmatch(name):
+        if not kept_apart(name):
             found[name] = "folder" if path.is_dir() else "" if _TIMED.fullmatch(name) else file_digest(path)
     return found
 
@@ -135,7 +140,7 @@ def is_own_name(path: str) -> bool:
 def whole_files(place: Path) -> dict[str, str]:
     """Every file under a final name with its hash, whatever it holds."""
     files = ((str(path.relative_to(place)), path) for path in sorted(place.rglob("*")) if path.is_file() and not _OWN_NAME.fullmatch(path.name))
-    return {name: file_digest(path) for name, path in files if not _KEPT_APART.fullmatch(name)}
+    return {name: file_digest(path) for name, path in files if not kept_apart(name)}
 
 
 def not_whole(place: Path) -> list[str]:
