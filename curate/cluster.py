@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TypeVar
 
 from curate.clusters.laptop import Laptop
-from curate.clusters.launcher import Launcher
 from curate.dispatch import Listener, Note, OnDask, Tell
 from curate.journal import JournalFile
 from curate.one_task import name_of, one_thread
@@ -76,10 +75,11 @@ class Workers(OnDask):
     """`OnDask`, with single tasks run in this process where it has what the workers have: no worker need start for them."""
 
     def map(self, function: Callable[[T], R], items: Sequence[T], *, label: str = "", remedy: Remedy | None = None) -> Generator[R, None, None]:
-        begun = remedy is not None and any(remedy.starts(item).exists() for item in items)  # by a process that did not live to its end
-        if len(items) <= 1 and self.launcher.local and not begun:
-            return InProcess(self.listener, lambda: self, self.note).map(function, items, label=label, remedy=remedy)
-        return super().map(function, items, label=label, remedy=remedy)
+        if len(items) > 1 or not self.launcher.local:
+            return super().map(function, items, label=label, remedy=remedy)
+        if remedy is not None and any(remedy.starts(item).exists() for item in items):  # begun by a process that did not live to its end
+            return super().map(function, items, label=label, remedy=remedy)
+        return InProcess(self.listener, lambda: self, self.note).map(function, items, label=label, remedy=remedy)
 
 
 def cluster_of(
@@ -91,10 +91,5 @@ def cluster_of(
 ) -> InProcess | Workers:
     """This process for one worker, worker processes on this machine for more."""
     if workers > 1:
-        return on(Laptop(workers), listener, tell, note, folder)
+        return Workers(Laptop(workers), listener, tell, note, folder)
     return InProcess(listener, lambda: OnDask(Laptop(1), tell=tell, note=note, folder=folder), note)
-
-
-def on(launcher: Launcher, listener: Listener, tell: Tell, note: Note, folder: Path | None) -> Workers:
-    """The workers that a launcher starts."""
-    return Workers(launcher, listener, tell, note, folder)

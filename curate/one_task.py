@@ -62,9 +62,9 @@ def out_of_memory(error: Exception) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
-def name_of(item: object, number: int) -> str:
-    """By what a task is known in the log: its own name, or its number among those of its kind."""
-    return str(getattr(item, "name", "") or number)
+def name_of(item: object, otherwise: object) -> str:
+    """By what a task is known to people: its own name, or else this."""
+    return str(getattr(item, "name", "") or otherwise)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from curate.errors import ClusterError
+from curate.one_task import name_of
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -42,13 +43,14 @@ def remedied(function: Callable[[T], R], item: T, remedy: Remedy | None, alone: 
 
     The task is first given another chance: what killed it before may have been another. ClusterError where it kills without one row that does.
     """
+    named = name_of(item, type(item).__name__)
     try:
         return alone(function, item)
     except Died as death:
         said = death.reason
     if remedy is None:
         raise ClusterError(
-            f"a task kills every worker process that runs it ({said}: {_named(item)}), most often for lack of memory; "
+            f"a task kills every worker process that runs it ({said}: {named}), most often for lack of memory; "
             "use fewer workers (--workers 1) or give them more memory, then run the same command: everything finished is kept"
         )
     bad: dict[int, str] = {}
@@ -65,7 +67,7 @@ def remedied(function: Callable[[T], R], item: T, remedy: Remedy | None, alone: 
     rows = culprits(remedy.size(item), dies)
     if len(rows) > _MOST:
         raise ClusterError(
-            f"more than {_MOST} rows of {_named(item)} end the worker process that reads them ({said}), so most probably anything would; look at the machine "
+            f"more than {_MOST} rows of {named} end the worker process that reads them ({said}), so most probably anything would; look at the machine "
             f"(memory, libraries) and at row {min(rows)} of it, counted from 0, then run the same command: finished shards are kept"
         )
     # Where no row kills by itself, whatever killed the task so often may have been another.
@@ -75,7 +77,7 @@ def remedied(function: Callable[[T], R], item: T, remedy: Remedy | None, alone: 
     except Died as death:
         said = death.reason
     raise ClusterError(
-        f"{_named(item)} kills the worker process that runs it ({said}), though no single row of it does; most often its batches do not fit in the memory: "
+        f"{named} kills the worker process that runs it ({said}), though no single row of it does; most often its batches do not fit in the memory: "
         "lower model.max_length or give each worker more memory, then run the same command: finished shards are kept"
     )
 
@@ -106,8 +108,3 @@ def culprits(size: int, dies: Callable[[int, int], bool]) -> list[int]:
         middle = (start + stop) // 2
         unsure += [half for half in ((start, middle), (middle, stop)) if dies(*half)]
     return sorted(found)
-
-
-def _named(item: Any) -> str:
-    """The name by which a user knows the task."""
-    return str(getattr(item, "name", "") or type(item).__name__)

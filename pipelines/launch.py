@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from curate.cluster import InProcess, Workers, cluster_of, on
+from curate.cluster import InProcess, Workers, cluster_of
 from curate.clusters.certificates import remove_left
 from curate.clusters.chosen import launcher_of, shown
 from curate.clusters.sentinel import remove_stale
@@ -86,11 +86,12 @@ def session_of(recipe: Recipe, runtime: Runtime, folder: Path, *, quiet: bool) -
 def _cluster(runtime: Runtime, device: str, directory: Path, progress: Progress) -> InProcess | Workers:
     """This process, where one worker on this machine is enough; otherwise the workers of the profile, which see what this process sees."""
     workers, logs = workers_of(runtime, device), directory / "logs"
+    heard = (progress.advance, progress.message, TaskLog(logs / "tasks.jsonl").note, logs)
     if workers == 1 and isinstance(runtime.profile, LaptopProfile | None):
-        return cluster_of(1, progress.advance, progress.message, TaskLog(logs / "tasks.jsonl").note, logs)
+        return cluster_of(1, *heard)
     site = Site(runtime.store.absolute(), directory, device)
     launcher = launcher_of(runtime.profile or LaptopProfile(), site, workers, insecure=runtime.insecure_cluster)
-    return on(launcher, progress.advance, progress.message, TaskLog(logs / "tasks.jsonl").note, logs)
+    return Workers(launcher, *heard)
 
 
 def would_start(runtime: Runtime, name: str) -> str:

@@ -119,13 +119,14 @@ def score(session: Session, jobs: Sequence[Job], inputs: Inputs, role: Role, qua
         parts = tuple(Part(job.label, job.scorer, job.prepared.paths, place.path) for job, place in missing)
         tasks = [ShardTask(parts, inputs, examples.path, role, start, stop) for start, stop in plan]
         quarantines = [Quarantine(job, inputs.handle, role, rows, quarantine_limit) for job, _ in missing]
-        there = [place.present([task.name for task in tasks]) for _, place in missing]
-        left = [task for task in tasks if not all(task.name in found for found in there)]
+        found = [place.present([task.name for task in tasks]) for _, place in missing]
+        there = {task.name: [one[task.name] for one in found] for task in tasks if all(task.name in one for one in found)}
+        left = [task for task in tasks if task.name not in there]
         done: list[list[dict[str, Any]]] = []
         label = f"{', '.join(job.label for job, _ in missing)} ({role})"
         with contextlib.closing(session.cluster.map(score_shard, left, label=label, remedy=Halving())) as scored:
             for task in tasks:
-                sidecars = [found[task.name] for found in there] if all(task.name in found for found in there) else next(scored)
+                sidecars = there[task.name] if task.name in there else next(scored)
                 for quarantine, info in zip(quarantines, sidecars, strict=True):
                     quarantine.add(info["quarantined"], task.stop)
                 done.append(sidecars)
@@ -214,9 +215,11 @@ def _computed(task: ShardTask, parts: Sequence[Part]) -> list[list[Any]]:
     values: list[list[Any]] = [[None] * (task.stop - task.start) for _ in jobs]
     for batch in batches(examples.lengths[task.start : task.stop], model, micro_batch_tokens(task.inputs.device)):
         batch = batch[~np.isin(batch, [row for row, _ in task.aside])]
+        if not len(batch):
+            continue
         beat()
         rows = [examples.rows[task.start + int(i)] for i in batch]
-        for kept, numbers in zip(values, score_rows(jobs, rows, examples.ids[task.start + batch].tolist()) if rows else (), strict=bool(rows)):
+        for kept, numbers in zip(values, score_rows(jobs, rows, examples.ids[task.start + batch].tolist()), strict=True):
             for i, value in zip(batch, numbers, strict=True):
                 kept[int(i)] = value
     return values

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from curate.model import LanguageModel, apply_weights
+from curate.own_gpu import numbered
 from curate.settings import Optimizer
 from curate.store import Workspace, canonical
 
@@ -84,8 +85,7 @@ def restore_progress(model: LanguageModel, optimizer: "torch.optim.AdamW", works
         info = workspace.committed(file.name)
         if info is None:
             continue
-        own = next(iter(model.names.values())).device  # with its number: to safetensors, `cuda` is the first GPU
-        tensors = load_file(str(file), device=str(own))
+        tensors = load_file(str(file), device=numbered(model.device))
         apply_weights(model.names, _named(tensors, "weights."))
         for name, parameter in model.names.items():
             optimizer.state[parameter] = {
