@@ -1,7 +1,5 @@
 """Grow: a pool that rows join and leave, of which only the new rows are prepared and scored."""
 
-import io
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,14 +7,14 @@ from typing import Any
 import numpy as np
 
 from curate.core import Artifact
-from curate.data.examples import FILES, INDEX, QUARANTINE, WHOLE, folders_of, opened, quarantined
+from curate.data.derived import write_derived
+from curate.data.examples import FILES, INDEX, folders_of, opened, quarantined
 from curate.errors import DataError
 from curate.growth import Step, leaving, read_ids
 from curate.pipelines.session import Session
 from curate.store import Workspace, digest
 
 VERSION = 1
-_COLUMNS = ("id", "reason", "detail", "origin")
 
 
 @dataclass(frozen=True)
@@ -64,12 +62,9 @@ def _write(workspace: Workspace, before: Artifact, added: Artifact | None, gone:
     ids = np.asarray(table["id"].to_pylist(), np.str_)
     if not len(ids):
         raise DataError(f"no row is left when those in {file} are removed; remove fewer, or add some")
-    table = table.take(np.argsort(ids, kind="stable")).replace_schema_metadata({WHOLE: ",".join(folders).encode()})
-    aside = _aside(before, added, gone)
-    workspace.write(INDEX, _bytes(table))
-    workspace.write(QUARANTINE, _bytes(pa.table({name: pa.array([row[name] for row in aside], pa.string()) for name in _COLUMNS})))
+    index = table.take(np.argsort(ids, kind="stable"))
     already = len(opened(added.path)) - (len(table) - int((~goes).sum())) if added else 0
-    return _summary(before, table, aside, already)
+    return write_derived(workspace.write, index, folders, _aside(before, added, gone), {**before.manifest["summary"], "already_there": already})
 
 
 def _aside(before: Artifact, added: Artifact | None, gone: list[str]) -> list[dict[str, str]]:
@@ -78,29 +73,7 @@ def _aside(before: Artifact, added: Artifact | None, gone: list[str]) -> list[di
     back = set(opened(added.path).ids.tolist()) if added else set()
     went = [{"id": row, "reason": "removed", "detail": "a step of growth removes it", "origin": "pool"} for row in gone]
     lines = {line["id"]: line for line in (*quarantined(before.path), *new, *went)}
-    return [lines[row] for row in sorted(lines) if row not in back]
-
-
-def _summary(before: Artifact, table: Any, aside: list[dict[str, str]], already: int) -> dict[str, Any]:
-    groups = Counter(table["group"].to_pylist())
-    return {
-        **before.manifest["summary"],
-        "rows_in": len(table) + len(aside),
-        "used": len(table),
-        "already_there": already,
-        "quarantined": dict(sorted(Counter(line["reason"] for line in aside).items())),
-        "tokens": int(np.sum(table["length"].to_numpy())),
-        "supervised_tokens": int(np.sum(table["supervised"].to_numpy())),
-        "groups": {str(name): count for name, count in sorted(groups.items())},
-    }
-
-
-def _bytes(table: Any) -> bytes:
-    import pyarrow.parquet as pq
-
-    stream = io.BytesIO()
-    pq.write_table(table, stream, compression="zstd", write_page_checksum=True)
-    return stream.getvalue()
+    return [line for row, line in lines.items() if row not in back]
 
 
 def unaccounted_growth(artifact: Artifact, before: Artifact, added: Artifact | None = None) -> list[str]:

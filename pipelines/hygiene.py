@@ -1,15 +1,15 @@
 """Hygiene: between prepare and score, what leaks and what repeats is found, left out where the recipe says so, and looked for again in what arms took."""
 
-import io
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from curate.core import Artifact, Examples
-from curate.data.examples import INDEX, QUARANTINE, WHOLE, folders_of, in_reading_order, open_examples, opened, quarantined
+from curate.core import Artifact
+from curate.data.derived import write_derived
+from curate.data.examples import INDEX, folders_of, in_reading_order, open_examples, opened, quarantined
+from curate.data.table import table_bytes
 from curate.errors import DataError, IntegrityError
 from curate.pipelines.cells import Chosen
 from curate.pipelines.duplicates import find_duplicates, groups_of
@@ -92,13 +92,10 @@ def _write(workspace: Workspace, pool: Artifact, dropped: Sequence[Mapping[str, 
     if not stays.any():
         raise DataError("pool: no row is left without leaks and duplicates; see hygiene in the recipe")
     index = pq.read_table(pool.path / INDEX).filter(stays)
-    workspace.write(INDEX, _bytes(index.replace_schema_metadata({WHOLE: ",".join(folders_of(pool.key, index)).encode()})))
     groups = dict(zip(examples.ids.tolist(), examples.groups.tolist(), strict=True))
     went = [{"id": row, "reason": line["reason"], "detail": _detail(line), "origin": groups[row]} for row, line in gone.items()]
-    aside = sorted([*quarantined(pool.path), *went], key=lambda line: line["id"])
-    workspace.write(QUARANTINE, _table(aside, ("id", "reason", "detail", "origin")))
     workspace.write(DROPPED, _table(sorted(dropped, key=lambda line: str(line["id"])), ("id", "reason", "where", "partner", "likeness", "matched")))
-    return _summary(pool, examples, stays, aside)
+    return write_derived(workspace.write, index, folders_of(pool.key, index), [*quarantined(pool.path), *went], pool.manifest["summary"])
 
 
 def _detail(line: Mapping[str, Any]) -> str:
@@ -108,30 +105,10 @@ def _detail(line: Mapping[str, Any]) -> str:
     return f"of row {line['partner']}" + (f", similarity {line['likeness']:.2f}" if line["reason"] == "near_duplicate" else "")
 
 
-def _summary(pool: Artifact, examples: Examples, stays: Any, aside: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    names, counts = np.unique(examples.groups[stays], return_counts=True)
-    return {
-        **pool.manifest["summary"],
-        "used": int(stays.sum()),
-        "quarantined": dict(sorted(Counter(line["reason"] for line in aside).items())),
-        "tokens": int(examples.lengths[stays].sum()),
-        "supervised_tokens": int(examples.supervised[stays].sum()),
-        "groups": {str(name): int(count) for name, count in zip(names, counts, strict=True)},
-    }
-
-
 def _table(lines: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> bytes:
     import pyarrow as pa
 
-    return _bytes(pa.table({name: pa.array([line[name] for line in lines], pa.float64() if name == "likeness" else pa.string()) for name in columns}))
-
-
-def _bytes(table: Any) -> bytes:
-    import pyarrow.parquet as pq
-
-    stream = io.BytesIO()
-    pq.write_table(table, stream, compression="zstd", write_page_checksum=True)
-    return stream.getvalue()
+    return table_bytes(pa.table({name: pa.array([line[name] for line in lines], pa.float64() if name == "likeness" else pa.string()) for name in columns}))
 
 
 def look_again(session: Session, hygiene: Hygiene, cleaned: Cleaned, chosen: Sequence[Chosen]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from curate.core import Artifact, Row
 from curate.data.examples import in_reading_order, opened
+from curate.data.table import table_bytes
 from curate.errors import DataError
 from curate.hygiene.benchmark import LeakRules
 from curate.hygiene.leaks import Gate, Hit, Verdict
@@ -123,16 +124,10 @@ _COLUMNS = ("id", "benchmark", "item", "verdict", "part", "kind", "cover", "matc
 
 
 def _parquet(lines: Sequence[Mapping[str, Any]]) -> bytes:
-    import io
-
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     kinds = {"benchmark": pa.int32(), "cover": pa.float64()}
-    table = pa.table({name: pa.array([line[name] for line in lines], kinds.get(name, pa.large_string())) for name in _COLUMNS})
-    stream = io.BytesIO()
-    pq.write_table(table, stream, compression="zstd", write_page_checksum=True)
-    return stream.getvalue()
+    return table_bytes(pa.table({name: pa.array([line[name] for line in lines], kinds.get(name, pa.large_string())) for name in _COLUMNS}))
 
 
 def _collected(path: Path, tasks: Sequence[ScanTask]) -> list[dict[str, Any]]:

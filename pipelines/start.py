@@ -7,11 +7,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from curate.core import Budget
 from curate.data.conversation import Rejection
 from curate.data.formats import Reading, recognise
+from curate.data.given import in_braces
 from curate.data.load import load
 from curate.data.locate import pinned
 from curate.data.source import Source
@@ -20,7 +19,6 @@ from curate.model_folder import absence, positions, read_config
 from curate.pipelines.start_text import Chosen, recipe_text, run_name
 from curate.recipe import parse_recipe
 from curate.store import atomic_write
-from curate.strict_yaml import explain
 from curate.strict_yaml import load as load_yaml
 
 LOOKED_AT = 1000  # rows of each source of the pool
@@ -93,14 +91,7 @@ def start(directory: Path, pool: list[str], target: str, model: str, *, name: st
 
 def _source(text: str, option: str) -> Source:
     """A source as in a recipe, in braces, or a file; its path starts from here."""
-    if text.lstrip().startswith("{"):
-        document = load_yaml(text, option)
-        try:
-            source = Source.model_validate(document.value)
-        except ValidationError as error:
-            raise explain(document, error, lambda path: list(Source.model_fields)) from error
-    else:
-        source = Source(path=text)
+    source = in_braces(text, option) or Source(path=text)
     if option == "--target" and (source.limit is not None or source.sample is not None):
         raise ConfigError(f"{option}: init decides itself how many rows are selected for and how many evaluated on; leave limit and sample out")
     return source

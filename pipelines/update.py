@@ -4,14 +4,12 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from pydantic import ValidationError
-
+from curate.data.given import in_braces
 from curate.data.source import Source
 from curate.errors import ConfigError, DataError
 from curate.growth import Step
 from curate.recipe import Recipe, read_recipe
 from curate.store import read_json
-from curate.strict_yaml import explain, load
 
 _READ_ALIKE = ("format", "prompt", "completion", "id", "group")  # of a source: how its columns are read
 
@@ -42,12 +40,8 @@ def folder_of(directory: Path) -> Path | None:
 
 
 def _source(text: str, recipe: Recipe) -> Source:
-    if text.lstrip().startswith("{"):
-        document = load(text, "--add")
-        try:
-            return Source.model_validate(document.value)
-        except ValidationError as error:
-            raise explain(document, error, lambda path: list(Source.model_fields)) from error
+    if (given := in_braces(text, "--add")) is not None:
+        return given
     alike = {tuple((field, getattr(source, field)) for field in _READ_ALIKE) for source in recipe.pool}
     return Source(path=str(Path(text).absolute()), **(dict(alike.pop()) if len(alike) == 1 else {}))
 

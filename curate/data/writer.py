@@ -15,6 +15,7 @@ from curate.data.conversation import Conversation, Rejection
 from curate.data.examples import INDEX, QUARANTINE, shard_name
 from curate.data.ledger import Ledger, reconcile
 from curate.data.load import Parsed
+from curate.data.table import table_bytes
 from curate.errors import IntegrityError
 
 BATCH = 256  # rows per call of the tokenizer
@@ -182,8 +183,5 @@ def _write_quarantine(aside: Aside, ids: Strings, ledger: Ledger, write: Write) 
 
 def _write_table(write: Write, name: str, columns: Mapping[str, Any]) -> None:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    stream = io.BytesIO()
-    pq.write_table(pa.table(columns), stream, compression="zstd", write_page_checksum=True)
-    write(name, stream.getvalue())
+    write(name, table_bytes(pa.table(columns)))

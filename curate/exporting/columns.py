@@ -1,6 +1,5 @@
 """The columns of an export: the fields of the rows, and five that say which row it is and why it is here."""
 
-import io
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from curate.data.table import table_bytes
 from curate.errors import ExportError
 
 if TYPE_CHECKING:
@@ -73,17 +73,15 @@ def parquet_files(part: Part, folder: str) -> tuple[dict[str, str], Iterator[tup
 
 def _pieces(part: Part, table: "pyarrow.Table", folder: str) -> Iterator[tuple[str, bytes]]:
     import pyarrow
-    from pyarrow import parquet
 
     count = min(max(1, math.ceil(table.nbytes / part.file_bytes)), table.num_rows)
     for number in range(count):
         start, stop = number * table.num_rows // count, (number + 1) * table.num_rows // count
-        buffer = io.BytesIO()
         try:
-            parquet.write_table(table.slice(start, stop - start), buffer, compression="zstd", write_page_checksum=True)
+            data = table_bytes(table.slice(start, stop - start))
         except pyarrow.ArrowException as error:
             raise ExportError(f"export: the rows do not fit parquet, {' '.join(str(error).split())[:200]}; change that column of the pool") from error
-        yield f"{folder}/train-{number:05d}-of-{count:05d}.parquet", buffer.getvalue()
+        yield f"{folder}/train-{number:05d}-of-{count:05d}.parquet", data
 
 
 def jsonl_file(part: Part) -> tuple[bytes, dict[str, str]]:
