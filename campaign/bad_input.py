@@ -12,7 +12,6 @@ Mutations are files of a small experiment (data, model, store, run, recipe) with
 
 import argparse
 import json
-import os
 import sys
 import tempfile
 import time
@@ -22,11 +21,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-for _name, _value in {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}.items():
-    os.environ.setdefault(_name, _value)
-
-from campaign.catalogue import TINY, Case, Shown, Skipped, arranged, played, wrong_with  # noqa: E402
-from campaign.confined import MIB, Ended, Limits, confined  # noqa: E402
+from campaign.catalogue import TINY, Case, Shown, Skipped, arranged, played, wrong_with
+from campaign.confined import MIB, Ended, Limits, confined
+from campaign.tally import words
 
 PARTS = ("C", "D", "M", "N")
 LIGHT = Limits(clock=20, processor=10, memory=300 * MIB)
@@ -175,8 +172,7 @@ def counts(verdicts: Sequence[Verdict], seconds: float) -> dict[str, Any]:
 
 def line(name: str, found: dict[str, Any]) -> str:
     """The counts as they are printed."""
-    words = ", ".join(f"{found[word]} {word.replace('_', ' ')}" for word in ("planned", "landed", "not_landed", "skipped", "passed", "failed"))
-    return f"{name}: {words}, {found['seconds']} s"
+    return f"{name}: {words(found, ('planned', 'landed', 'not_landed', 'skipped', 'passed', 'failed'))}, {found['seconds']} s"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

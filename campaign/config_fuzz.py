@@ -11,7 +11,6 @@ that was drawn is valid.
 
 import argparse
 import json
-import os
 import re
 import signal
 import sys
@@ -24,11 +23,10 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-from campaign.catalogue import curate  # noqa: E402
-from campaign.confined import MIB, Limits, confined  # noqa: E402
-from campaign.drawing import Rng, as_text, damaged, mutated, paths, pick, rng_of, sampled  # noqa: E402
+from campaign.catalogue import curate
+from campaign.confined import MIB, Limits, confined
+from campaign.drawing import Rng, as_text, damaged, mutated, paths, pick, rng_of, sampled
+from campaign.tally import NAMES, words
 
 SECONDS = 2.0
 BATCH = 100
@@ -265,8 +263,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         trial = trial_of(given.seed, given.only)
         print(trial.raw.decode("utf-8", "backslashreplace")[:5000], *trial.overrides, sep="\n")
     found = fuzzed(given.seed, numbers, min(given.cli, len(numbers)), partial(print, flush=True))
-    words = ", ".join(f"{found[name]} {name.replace('_', ' ')}" for name in ("planned", "landed", "not_landed", "passed", "failed", "valid"))
-    print(f"config_fuzz, seed {given.seed}: {words}, slowest {found['slowest']} s, most {found['most_memory'] / MIB:.0f} MB, {found['seconds']} s")
+    said = words(found, (*NAMES, "valid"))
+    print(f"config_fuzz, seed {given.seed}: {said}, slowest {found['slowest']} s, most {found['most_memory'] / MIB:.0f} MB, {found['seconds']} s")
     if given.out:
         given.out.write_text(json.dumps({"seed": given.seed, **found}, indent=1) + "\n")
     return 0 if found["planned"] and not found["failed"] and (found["valid"] or given.only >= 0) else 1

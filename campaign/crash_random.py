@@ -12,11 +12,9 @@ is left, and no process of the killed command runs 30 seconds later. A signal th
 """
 
 import argparse
-import json
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -24,6 +22,7 @@ from typing import Any
 
 from campaign.crash_trial import MODES, Ground, Subject, run_trial
 from campaign.small_experiment import NAME, recipe
+from campaign.tally import counts, ended, total
 
 _TRIES = 3  # times that a signal which did not land is drawn anew, per planned trial
 
@@ -83,19 +82,6 @@ def swept(ground: Ground, mode: str, workers: int, numbers: Sequence[int], say: 
     }
 
 
-def counts(one: dict[str, Any]) -> str:
-    """The figures of a campaign in words."""
-    return ", ".join(f"{one[name]} {name.replace('_', ' ')}" for name in ("planned", "landed", "not_landed", "passed", "failed")) + f", {one['seconds']} s"
-
-
-def total(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The sums over modes."""
-    sums: Counter[str] = Counter()
-    for one in found:
-        sums.update({name: one[name] for name in ("planned", "landed", "not_landed", "passed", "failed", "seconds")})
-    return {**sums, "seconds": round(sums["seconds"], 1)}
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mode", choices=(*MODES, "all"), default="all")
@@ -117,16 +103,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for mode, workers, numbers in plan:
             found.append(swept(ground, mode, workers, numbers, lambda line: print(line, flush=True)))
             print(f"{mode}, {workers} workers: {counts(found[-1])}", flush=True)
-    return finish(found, given)
-
-
-def finish(found: Sequence[dict[str, Any]], given: argparse.Namespace) -> int:
-    """Print the sums, write them where they are wanted, and say with the exit code whether all is well."""
-    all_of_it = total(found)
-    print(f"all, seed {given.seed}: {counts(all_of_it)}")
-    if given.out:
-        given.out.write_text(json.dumps({"seed": given.seed, "rows": given.rows, "total": all_of_it, "modes": list(found)}, indent=1) + "\n")
-    return 0 if all_of_it["planned"] and all_of_it["passed"] == all_of_it["planned"] else 1
+    sums = total(found)
+    print(f"all, seed {given.seed}: {counts(sums)}")
+    return ended(sums, given.out, {"seed": given.seed, "rows": given.rows, "total": sums, "modes": found})
 
 
 if __name__ == "__main__":

@@ -9,25 +9,19 @@ for by their ids, and no temporary file and no folder under construction is left
 and where a kill did not land. SIGKILL spares the page cache, so this says nothing about a power cut.
 """
 
-import argparse
-import json
-import os
 import shutil
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
-for _name, _value in {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}.items():
-    os.environ.setdefault(_name, _value)
-
-from campaign.small_experiment import STAGES, recipe, run_stage  # noqa: E402
-from campaign.trial import Verdict, Work, contents, in_child, judged  # noqa: E402
-from curate import fault  # noqa: E402
+from campaign.small_experiment import recipe
+from campaign.stages import each, finish, ground, options, work_of
+from campaign.tally import counts
+from campaign.trial import Verdict, Work, contents, in_child, judged
+from curate import fault
 
 
 class Sweep:
@@ -89,64 +83,19 @@ def counted(verdicts: Sequence[Verdict], seconds: float, say: Callable[[str], No
     }
 
 
-def sweeps(wanted: str, scratch: Path, start: Path, work_of: Callable[[str], Work]) -> Iterator[tuple[str, Sweep]]:
-    """A sweep of the wanted stage, or of `all` in their order; those before it are run without a fault."""
-    for stage in STAGES:
-        sweep = Sweep(work_of(stage), start, scratch / stage)
-        start = sweep.reference
-        if wanted in (stage, "all"):
-            yield stage, sweep
-        if wanted == stage:
-            return
-
-
-def warmed(settings: dict[str, object], place: Path) -> None:
-    """Run every stage once in this process, so that its children find all libraries imported and set up."""
-    for stage in STAGES:
-        run_stage(stage, place, settings)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--stage", choices=(*STAGES, "all"), default="all")
+    limits = "at most N trials per stage, evenly spread over its operations"
+    parser = options(__doc__, only="replay the trial at operation N of one stage", limit=limits, seed="of the rows and of the training")
     parser.add_argument("--mode", choices=get_args(fault.Kill), default="before")
-    parser.add_argument("--only", type=int, default=0, metavar="N", help="replay the trial at operation N of one stage")
-    parser.add_argument("--limit", type=int, default=0, metavar="N", help="at most N trials per stage, evenly spread over its operations")
-    parser.add_argument("--seed", type=int, default=0, help="of the rows and of the training")
-    parser.add_argument("--rows", type=int, default=300, help="of the pool; scores come in shards of 256")
-    parser.add_argument("--out", type=Path, help="write the counts and the failures here, as JSON")
     given = parser.parse_args(arguments)
     if given.only and given.stage == "all":
         parser.error("--only needs --stage")
     settings, found = recipe(given.seed, given.rows), {}
-    with tempfile.TemporaryDirectory() as folder:
-        scratch = Path(folder)
-        warmed(settings, scratch / "warm")
-        start = scratch / "start"
-        start.mkdir()
-        for stage, sweep in sweeps(given.stage, scratch, start, lambda stage: partial(stage_work, stage, settings)):
+    with ground(settings) as (scratch, start):
+        for stage, sweep in each(given.stage, scratch, start, lambda stage, start, folder: Sweep(work_of(stage, settings), start, folder)):
             found[stage] = swept(sweep, given.mode, given.limit, given.only, lambda line: print(line, flush=True))
             print(f"{stage}: {counts(found[stage])}", flush=True)
     return finish(found, given, f"mode {given.mode}")
-
-
-def stage_work(stage: str, settings: dict[str, object], place: Path) -> None:
-    run_stage(stage, place, settings)
-
-
-def counts(one: dict[str, Any]) -> str:
-    return ", ".join(f"{one[name]} {name.replace('_', ' ')}" for name in ("planned", "landed", "not_landed", "passed", "failed")) + f", {one['seconds']} s"
-
-
-def finish(found: dict[str, dict[str, Any]], given: argparse.Namespace, what: str) -> int:
-    """Print the sums, write them where they are wanted, and say with the exit code whether all is well."""
-    names = ("planned", "landed", "not_landed", "passed", "failed")
-    total: dict[str, Any] = {name: sum(one[name] for one in found.values()) for name in names}
-    total["seconds"] = round(sum(one["seconds"] for one in found.values()), 1)
-    print(f"all, {what}, seed {given.seed}: {counts(total)}")
-    if given.out:
-        given.out.write_text(json.dumps({"what": what, "seed": given.seed, "rows": given.rows, "total": total, "stages": found}, indent=1) + "\n")
-    return 0 if total["planned"] and total["passed"] == total["planned"] else 1
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ tokens, and log-probabilities within 1e-4. `--only NAME:N` replays one instance.
 
 import argparse
 import importlib
-import json
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from campaign.differential_engine import CACHE, Engine
+from campaign.tally import counts, ended, total
 
 Instance = Callable[[int], list[str]]
 _MODULES = ("campaign.differential_sets", "campaign.differential_rules")
@@ -58,8 +58,6 @@ def tried(name: str, instance: Instance, numbers: Sequence[int], seed: int, say:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    from campaign.crash_random import counts, total
-
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--instances", type=int, default=50, help="of every selector")
     parser.add_argument("--prompts", type=int, default=100, help="of the engine; 0 for none")
@@ -82,9 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{CACHE}, {engine.prompts} prompts: {counts(found[-1])}; log-probabilities at most {engine.apart:.2g} apart", flush=True)
     sums = total(found)
     print(f"all, seed {given.seed}: {counts(sums)}")
-    if given.out:
-        given.out.write_text(json.dumps({"seed": given.seed, "total": sums, "methods": found}, indent=1) + "\n")
-    return 0 if sums["planned"] and sums["passed"] == sums["planned"] else 1
+    return ended(sums, given.out, {"seed": given.seed, "total": sums, "methods": found})
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ nothing is left; where it may not, it says "skipped" and exits with 2, for that 
 """
 
 import argparse
-import json
 import os
 import resource
 import subprocess
@@ -22,13 +21,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-for _name, _value in {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}.items():
-    os.environ.setdefault(_name, _value)
-
-from campaign.crash_sweep import counted, counts  # noqa: E402
-from campaign.errno_sweep import told  # noqa: E402
-from campaign.small_experiment import ROOT, arguments_of, recipe, write_recipe  # noqa: E402
-from campaign.trial import Ended, Verdict, contents, differences, not_whole  # noqa: E402
+from campaign.crash_sweep import counted
+from campaign.errno_sweep import told
+from campaign.small_experiment import ROOT, arguments_of, recipe, write_recipe
+from campaign.tally import counts, ended
+from campaign.trial import Ended, Verdict, contents, differences, not_whole
 
 KINDS = ("size", "inodes", "file")
 SKIPPED = 2  # the exit code
@@ -168,10 +165,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         found = list(verdicts(Path(folder), given))
     total = counted([verdict for _, verdict in found], time.monotonic() - began, lambda line: print(line, flush=True))
     print(f"all, seed {given.seed}: {counts(total)}")
-    if given.out:
-        kinds = {kind: sum(one == kind for one, _ in found) for kind in KINDS}
-        given.out.write_text(json.dumps({"seed": given.seed, "rows": given.rows, "kinds": kinds, "total": total}, indent=1) + "\n")
-    return 0 if total["planned"] and total["passed"] == total["planned"] else 1
+    kinds = {kind: sum(one == kind for one, _ in found) for kind in KINDS}
+    return ended(total, given.out, {"seed": given.seed, "rows": given.rows, "kinds": kinds, "total": total})
 
 
 if __name__ == "__main__":

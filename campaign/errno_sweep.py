@@ -14,15 +14,16 @@ import argparse
 import itertools
 import re
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
-from campaign.crash_sweep import Sweep, counted, counts, finish, sweeps, warmed
-from campaign.small_experiment import STAGES, recipe, type_stage, write_recipe
+from campaign.crash_sweep import Sweep, counted
+from campaign.small_experiment import recipe, type_stage, write_recipe
+from campaign.stages import each, finish, ground, options
+from campaign.tally import counts
 from campaign.trial import Ended, Verdict, Work, differences, half_made, in_child, is_own_name, whole_files
 from curate import fault
 
@@ -78,26 +79,17 @@ def _judged(sweep: Sweep, at: int, mode: fault.Refusal, lasting: bool, place: Pa
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--stage", choices=(*STAGES, "all"), default="all")
+    limits = "at most N trials per stage, errno and persistence, evenly spread"
+    parser = options(__doc__, only="replay the trial at operation N of one stage and errno", limit=limits, seed="of the rows and of the training")
     parser.add_argument("--errno", choices=(*get_args(fault.Refusal), "all"), default="all")
     parser.add_argument("--lasting", choices=("no", "yes", "both"), default="both", help="whether the errno comes once, or stays until the run ends")
-    parser.add_argument("--only", type=int, default=0, metavar="N", help="replay the trial at operation N of one stage and errno")
-    parser.add_argument("--limit", type=int, default=0, metavar="N", help="at most N trials per stage, errno and persistence, evenly spread")
-    parser.add_argument("--seed", type=int, default=0, help="of the rows and of the training")
-    parser.add_argument("--rows", type=int, default=300, help="of the pool; scores come in shards of 256")
-    parser.add_argument("--out", type=Path, help="write the counts and the failures here, as JSON")
     given = parser.parse_args(arguments)
     if given.only and "all" in (given.stage, given.errno):
         parser.error("--only needs --stage and --errno")
     settings, found = recipe(given.seed, given.rows), {}
-    with tempfile.TemporaryDirectory() as folder:
-        scratch = Path(folder)
-        warmed(settings, scratch / "warm")
-        start = scratch / "start"
-        start.mkdir()
+    with ground(settings) as (scratch, start):
         write_recipe(start, settings)
-        for stage, sweep in sweeps(given.stage, scratch, start, lambda stage: partial(type_stage, stage)):
+        for stage, sweep in each(given.stage, scratch, start, lambda stage, start, folder: Sweep(partial(type_stage, stage), start, folder)):
             began = time.monotonic()
             verdicts = list(trials(sweep, given))
             found[stage] = counted(verdicts, time.monotonic() - began, lambda line: print(line, flush=True))

@@ -10,8 +10,6 @@ variant passes if its row ids, its selections, its exported rows, its trained we
 """
 
 import argparse
-import json
-import os
 import shutil
 import sys
 import tempfile
@@ -21,10 +19,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-for _name, _value in {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}.items():
-    os.environ.setdefault(_name, _value)
-
-from campaign.metamorphic_variant import KINDS, Variant, rows_of, run_variant, signature, variants_of  # noqa: E402
+from campaign.metamorphic_variant import KINDS, Variant, rows_of, run_variant, signature, variants_of
+from campaign.tally import ended, words
 
 
 @dataclass(frozen=True)
@@ -90,11 +86,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = [one for one in chosen if one.name == given.only] if given.only else chosen[: given.variants]
     with tempfile.TemporaryDirectory() as folder:
         found = swept(Path(folder), rows_of(given.seed, given.rows), given.seed, chosen, lambda line: print(line, flush=True))
-    counts = ", ".join(f"{found[name]} {name.replace('_', ' ')}" for name in ("planned", "landed", "not_landed", "passed", "failed"))
-    print(f"metamorphic, seed {given.seed}: {counts}, {found['parts']} parts compared in each, {found['seconds']} s")
-    if given.out:
-        given.out.write_text(json.dumps({"seed": given.seed, "rows": given.rows, **found}, indent=1) + "\n")
-    return 0 if found["planned"] and found["passed"] == found["planned"] else 1
+    print(f"metamorphic, seed {given.seed}: {words(found)}, {found['parts']} parts compared in each, {found['seconds']} s")
+    return ended(found, given.out, {"seed": given.seed, "rows": given.rows, **found})
 
 
 if __name__ == "__main__":

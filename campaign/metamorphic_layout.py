@@ -8,7 +8,6 @@ Vectors count by their mean similarity to the target, which is what `top_k` rank
 """
 
 import argparse
-import json
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -19,6 +18,7 @@ import numpy as np
 import yaml
 
 from campaign.small_experiment import NAME, recipe
+from campaign.tally import counts, ended
 
 TOLERANCE = 1e-4
 LEAST_JACCARD = 0.999
@@ -117,8 +117,5 @@ def main(given: argparse.Namespace) -> int:
     names = [given.only] if given.only else list(SCORERS)
     with tempfile.TemporaryDirectory() as folder:
         found = swept(Path(folder), given.seed, given.rows, names, LAYOUTS, lambda line: print(line, flush=True))
-    counts = ", ".join(f"{found[name]} {name.replace('_', ' ')}" for name in ("planned", "landed", "not_landed", "passed", "failed"))
-    print(f"metamorphic, layouts, seed {given.seed}: {counts}, {found['seconds']} s")
-    if given.out:
-        given.out.write_text(json.dumps({"seed": given.seed, "rows": given.rows, **found}, indent=1) + "\n")
-    return 0 if found["planned"] and not found["failed"] else 1
+    print(f"metamorphic, layouts, seed {given.seed}: {counts(found)}")
+    return ended(found, given.out, {"seed": given.seed, "rows": given.rows, **found})

@@ -11,21 +11,20 @@ it made has to be there already. Ways that leave the same files are tried once. 
 are really there, so that no write goes past them.
 """
 
-import argparse
 import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from campaign.crash_sweep import counted, counts, finish, stage_work, warmed
+from campaign.crash_sweep import counted
 from campaign.durable import Disk, draws
-from campaign.small_experiment import STAGES, recipe
+from campaign.small_experiment import recipe
+from campaign.stages import each, finish, ground, options, work_of
+from campaign.tally import counts
 from campaign.trial import Verdict, Work, contents, differences, final_name, in_child, kept_apart, not_whole
 from curate.store import digest
 
@@ -128,33 +127,20 @@ def _lay_out(left: Left, place: Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--stage", choices=(*STAGES, "all"), default="all")
+    limits = "at most N moments per stage, evenly spread, the last one included"
+    parser = options(__doc__, only="replay the trials at operation N of one stage", limit=limits, seed="of the rows, the training and chance")
     parser.add_argument("--draws", type=int, default=2, metavar="N", help="ways by chance at each moment, besides the three")
-    parser.add_argument("--only", type=int, default=0, metavar="N", help="replay the trials at operation N of one stage")
-    parser.add_argument("--limit", type=int, default=0, metavar="N", help="at most N moments per stage, evenly spread, the last one included")
-    parser.add_argument("--seed", type=int, default=0, help="of the rows, the training and chance")
-    parser.add_argument("--rows", type=int, default=300, help="of the pool; scores come in shards of 256")
-    parser.add_argument("--out", type=Path, help="write the counts and the failures here, as JSON")
     given = parser.parse_args(arguments)
     if given.only and given.stage == "all":
         parser.error("--only needs --stage")
     settings, found = recipe(given.seed, given.rows), {}
-    with tempfile.TemporaryDirectory() as folder:
-        scratch = Path(folder)
-        warmed(settings, scratch / "warm")
-        start = scratch / "start"
-        start.mkdir()
-        for stage in STAGES:
-            began, cuts = time.monotonic(), Cuts(partial(stage_work, stage, settings), start, scratch / stage)
-            start = cuts.reference
-            if given.stage in (stage, "all"):
-                verdicts = list(cuts.verdicts(cuts.planned(given.limit, given.only), given.draws, given.seed))
-                found[stage] = counted(verdicts, time.monotonic() - began, lambda line: print(line, flush=True))
-                found[stage]["alike"] = cuts.same
-                print(f"{stage}: {counts(found[stage])}, {cuts.same} of them alike", flush=True)
-            if given.stage == stage:
-                break
+    with ground(settings) as (scratch, start):
+        for stage, cuts in each(given.stage, scratch, start, lambda stage, start, folder: Cuts(work_of(stage, settings), start, folder)):
+            began = time.monotonic()
+            verdicts = list(cuts.verdicts(cuts.planned(given.limit, given.only), given.draws, given.seed))
+            found[stage] = counted(verdicts, time.monotonic() - began, lambda line: print(line, flush=True))
+            found[stage]["alike"] = cuts.same
+            print(f"{stage}: {counts(found[stage])}, {cuts.same} of them alike", flush=True)
     return finish(found, given, "power loss")
 
 

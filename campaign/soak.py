@@ -28,14 +28,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-for _name, _value in {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}.items():
-    os.environ.setdefault(_name, _value)
-
-from campaign.crash_random import subject  # noqa: E402
-from campaign.crash_trial import Ground, run_trial  # noqa: E402
-from campaign.load import own_mib  # noqa: E402
-from campaign.small_experiment import NAME, recipe, run_stage  # noqa: E402
-from campaign.trial import contents, differences  # noqa: E402
+from campaign.crash_random import subject
+from campaign.crash_trial import Ground, run_trial
+from campaign.load import own_mib
+from campaign.small_experiment import NAME, recipe, run_stage
+from campaign.trial import contents, differences
 
 WARM = 5  # rounds at the least that libraries and caches may fill in
 MOST_PER_HOUR = 0.01

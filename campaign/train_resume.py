@@ -25,12 +25,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-for _name, _value in {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}.items():
-    os.environ.setdefault(_name, _value)
-
-from campaign.small_experiment import NAME, ROOT, recipe, run_stage  # noqa: E402
-from campaign.trial import Work, differences, in_child  # noqa: E402
-from campaign.trial import contents as files_of  # noqa: E402
+from campaign.small_experiment import NAME, ROOT, recipe, run_stage
+from campaign.tally import counts, ended, total
+from campaign.trial import Work, differences, in_child
+from campaign.trial import contents as files_of
 
 WAYS = ("plain", "packed", "infobatch", "validated", "warm-up")
 EPOCHS, BATCH = 3, 4
@@ -226,8 +224,6 @@ def swept(ground: Ground, way: str, steps: int, draws: int, say: Callable[[str],
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    from campaign.crash_random import counts, total
-
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--way", choices=(*WAYS, "all"), default="all")
     parser.add_argument("--steps", type=int, default=0, help="how many of the steps to kill at, evenly spread; 0 for all")
@@ -247,9 +243,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(f"{way}, {found[-1]['steps']} steps: {counts(found[-1])}", flush=True)
     sums = total(found)
     print(f"all, seed {given.seed}: {counts(sums)}")
-    if given.out:
-        given.out.write_text(json.dumps({"seed": given.seed, "total": sums, "ways": found}, indent=1) + "\n")
-    return 0 if sums["planned"] and sums["passed"] == sums["planned"] else 1
+    return ended(sums, given.out, {"seed": given.seed, "total": sums, "ways": found})
 
 
 if __name__ == "__main__":

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from campaign.crash_random import swept, total
+from campaign.crash_random import swept
 from campaign.crash_trial import Ground, Subject, run_trial
+from campaign.tally import total
 
 # A run over the store that imports no heavy library, with a lock, shards and a report; the variable BUG breaks it.
 PROGRAM = """
