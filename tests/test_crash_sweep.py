@@ -20,10 +20,7 @@ from curate.store import Request, Store, Workspace, atomic_write, canonical, dig
 Patch = Callable[[pytest.MonkeyPatch], None]
 
 
-@pytest.fixture(autouse=True)
-def unsynced(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A kill spares what the kernel has not written yet, so these many small runs need not wait for the disk."""
-    monkeypatch.setattr(os, "fsync", lambda handle: None)
+pytestmark = pytest.mark.usefixtures("unsynced")
 
 
 def make(workspace: Workspace) -> Mapping[str, Any]:

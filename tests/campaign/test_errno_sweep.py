@@ -1,7 +1,6 @@
 """The errno sweep finds nothing wrong with the store as it is, and finds what is wrong with one that was broken on purpose."""
 
 import contextlib
-import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -20,10 +19,7 @@ from curate import fault
 from curate.errors import DiskError
 from curate.store import Store, Workspace, atomic_write, locked
 
-
-@pytest.fixture(autouse=True)
-def unsynced(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "fsync", lambda handle: None)
+pytestmark = pytest.mark.usefixtures("unsynced")
 
 
 def make(workspace: Workspace) -> Mapping[str, Any]:

@@ -18,10 +18,7 @@ from campaign.metamorphic_variant import KINDS, Files, Variant, rows_of, run_var
 ROWS = 40
 
 
-@pytest.fixture(autouse=True)
-def unsynced(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A kill spares what the kernel has not written yet, so these small runs need not wait for the disk."""
-    monkeypatch.setattr(os, "fsync", lambda handle: None)
+pytestmark = pytest.mark.usefixtures("unsynced")
 
 
 @pytest.mark.campaign

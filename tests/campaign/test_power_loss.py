@@ -1,6 +1,5 @@
 """The power-loss driver finds nothing wrong with the store as it is, and finds each missing flush; its disk keeps for certain only what was flushed."""
 
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -20,11 +19,7 @@ from curate import fault
 from curate.journal import JournalFile
 from curate.store import Store, Workspace, locked
 
-
-@pytest.fixture(autouse=True)
-def unsynced(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What counts as flushed is what was announced, so nothing need wait for a real disk."""
-    monkeypatch.setattr(os, "fsync", lambda handle: None)
+pytestmark = pytest.mark.usefixtures("unsynced")
 
 
 def make(workspace: Workspace) -> Mapping[str, Any]:

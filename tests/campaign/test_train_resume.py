@@ -22,10 +22,7 @@ def in_folder(ground: Ground, folder: Path) -> Ground:
     return Ground(folder, ground.examples, ground.rows, ground.seed)
 
 
-@pytest.fixture(autouse=True)
-def unsynced(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A kill spares what the kernel has not written yet, so these small runs need not wait for the disk."""
-    monkeypatch.setattr(os, "fsync", lambda handle: None)
+pytestmark = pytest.mark.usefixtures("unsynced")
 
 
 @pytest.mark.parametrize("way", ["packed", "warm-up"])

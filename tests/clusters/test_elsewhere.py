@@ -12,6 +12,7 @@ import pytest
 
 from campaign.elsewhere import QUIET, ROOT, artifacts, curate, differing, left_over, workers_of, write_profile, write_recipe
 from curate.clusters.certificates import made, written
+from tests.clusters.outside import address_in, ended
 
 SEED, ROWS = 4, 300
 
@@ -25,28 +26,11 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Pat
     commands = [["distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0", "--scheduler-file", str(place / "scheduler.json")]]
     worker = ["distributed.cli.dask_worker", "--scheduler-file", str(place / "scheduler.json"), "--nthreads", "1", "--no-nanny", "--host", "127.0.0.1"]
     environment, started = {**os.environ, **QUIET, "PYTHONPATH": str(ROOT)}, []
-    try:
+    with ended(started):
         for command in (*commands, worker, worker, worker):
             log = (place / f"{len(started)}.log").open("wb")
             started.append(subprocess.Popen([sys.executable, "-m", *command, *tls], cwd=place, env=environment, stdout=log, stderr=log))
-        yield scheduler_of(place), place / "tls"
-    finally:
-        for process in started:
-            process.kill()
-        for process in started:
-            process.wait(20)
-
-
-def scheduler_of(place: Path) -> str:
-    import json
-
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        try:
-            return str(json.loads((place / "scheduler.json").read_text())["address"])
-        except (OSError, ValueError):
-            time.sleep(0.1)
-    raise TimeoutError(place)
+        yield address_in(place / "scheduler.json"), place / "tls"
 
 
 @pytest.mark.campaign
@@ -72,7 +56,7 @@ def test_a_scheduler_without_workers_ends_with_exit_6_and_says_where_to_look(tmp
     scheduler = subprocess.Popen([sys.executable, "-m", *command], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         given = {"ca": files.authority, "certificate": files.node, "key": files.key}
-        profile = write_profile(tmp_path, "mine", kind="scheduler", address=scheduler_of(tmp_path), worker_timeout=2.0, **given)
+        profile = write_profile(tmp_path, "mine", kind="scheduler", address=address_in(tmp_path / "scheduler.json"), worker_timeout=2.0, **given)
         ended = curate(tmp_path, "--profile", profile, "--until", "score")
     finally:
         scheduler.kill()

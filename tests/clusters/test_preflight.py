@@ -1,7 +1,5 @@
 """K12, K13: what a worker must show before it gets a task, each difference in one line; nobody left is one line too."""
 
-import contextlib
-import json
 import os
 import shutil
 import subprocess
@@ -21,6 +19,7 @@ from curate.clusters.sentinel import Sentinel, answer
 from curate.clusters.settings import SchedulerProfile
 from curate.clusters.site import Site
 from curate.errors import ClusterError
+from tests.clusters.outside import address_in, ended
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -138,7 +137,7 @@ def outside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Cer
         log = (place / f"{len(started)}.log").open("wb")
         started.append(subprocess.Popen([*prefix, sys.executable, "-m", *words, *tls], cwd=place, env=environment, stdout=log, stderr=log))
 
-    try:
+    with ended(started):
         start("distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0", "--scheduler-file", str(address_file))
         worker = ["distributed.cli.dask_worker", "--scheduler-file", str(address_file), "--nthreads", "1", "--no-nanny", "--host", "127.0.0.1"]
         start(*worker, "--name", "ours")
@@ -157,28 +156,13 @@ def outside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Cer
             hidden = ("unshare", "--mount", "sh", "-c", f'mount -t tmpfs none {place / "store"} && exec "$@"', "sh")
             start(*worker, "--name", "blind", prefix=hidden)
         yield str(address_file), files, place
-    finally:
-        for process in started:
-            process.kill()
-        for process in started:
-            process.wait(20)
-
-
-def address_in(file: str) -> str:
-    """Where the scheduler listens, once it has written that down."""
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        with contextlib.suppress(OSError, ValueError):
-            return str(json.loads(Path(file).read_text())["address"])
-        time.sleep(0.1)
-    raise TimeoutError(file)
 
 
 @pytest.mark.slow
 def test_workers_with_other_code_libraries_or_files_get_no_task_and_the_rest_do(outside: tuple[str, Certificates, Path]) -> None:
     file, files, place = outside
     expected = 4 if os.geteuid() == 0 else 3
-    profile = SchedulerProfile(address=address_in(file), ca=files.authority, certificate=files.node, key=files.key, workers=expected)
+    profile = SchedulerProfile(address=address_in(Path(file)), ca=files.authority, certificate=files.node, key=files.key, workers=expected)
     launcher, heard = Scheduler(profile, Site(place / "store", place / "run")), list[str]()
     try:
         client = launcher.start(heard.append)

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from curate.errors import ClusterError, DataError
 from curate.locks import is_held
@@ -25,10 +24,10 @@ from curate.progress import Progress
 from curate.recipe import read_recipe
 from curate.report.planned import Plan, Planned
 from curate.report.results import Cell, DataSummary, Results
-from curate.report.standing import Standing, print_standing
+from curate.report.standing import Standing
 from curate.store import Workspace, locked
+from tests.pipelines.standing import BEGAN, seen, told
 
-BEGAN = 1_700_000_000.0
 Event = dict[str, Any]
 
 
@@ -76,16 +75,6 @@ def finish(directory: Path, after: float, cells: list[Cell]) -> None:
     )
     touch(directory / "run.json", after, "{}")
     touch(directory / "results.json", after, found.model_dump_json())
-
-
-def seen(directory: Path) -> Standing:
-    return status(directory, directory.parents[1] / "store")
-
-
-def told(standing: Standing) -> str:
-    console = Console(width=100, record=True, file=open(os.devnull, "w"))
-    print_standing(standing, console)
-    return console.export_text()
 
 
 def opened(folder: Path) -> Workspace:

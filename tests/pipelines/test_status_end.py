@@ -5,16 +5,13 @@ import os
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from curate import fault
 from curate.errors import DiskError, Interrupted
-from curate.pipelines.status import read_events, status
+from curate.pipelines.status import read_events
 from curate.progress import Progress
-from curate.report.standing import Standing, print_standing
 from curate.store import Workspace
-
-BEGAN = 1_700_000_000.0
+from tests.pipelines.standing import BEGAN, seen, told
 
 
 @pytest.fixture
@@ -25,16 +22,6 @@ def place(tmp_path: Path) -> Path:
     (directory / "recipe.yaml").touch()
     os.utime(directory / "recipe.yaml", (BEGAN, BEGAN))
     return directory
-
-
-def seen(directory: Path) -> Standing:
-    return status(directory, directory.parents[1] / "store")
-
-
-def told(standing: Standing) -> str:
-    console = Console(width=100, record=True, file=open(os.devnull, "w"))
-    print_standing(standing, console)
-    return console.export_text()
 
 
 @pytest.mark.parametrize(
