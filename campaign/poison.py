@@ -10,7 +10,7 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 from zlib import crc32
@@ -101,8 +101,3 @@ def registered(folder: Path) -> Path:
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: curate-campaign\nVersion: 0\n")
     (about / "entry_points.txt").write_text(f"[curate.scorers]\n{NAME} = campaign.poison:CampaignPoison\n")
     return folder
-
-
-def rows_named(text: str) -> Sequence[str]:
-    """The numbers of the rows that a text speaks of."""
-    return _ROW.findall(text)

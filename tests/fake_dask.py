@@ -77,7 +77,7 @@ class FakeClient:
 
 
 class FakeLauncher:
-    kills, worker_timeout, task_deadline = True, 5.0, 5.0
+    worker_timeout, task_deadline = 5.0, 5.0
 
     def __init__(self, workers: int, cue: Cue, *, local: bool = False) -> None:
         self.workers, self.cue, self.local = workers, cue, local

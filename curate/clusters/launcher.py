@@ -11,7 +11,6 @@ class Launcher(Protocol):
     """Starts a scheduler with workers, or finds one, and stops what it started."""
 
     workers: int  # as many as there will be at most
-    kills: bool  # whether workers run under nannies of ours, so that one may be restarted by address
     local: bool  # whether this process has what its workers have, so that a single task may run in it instead
     worker_timeout: float  # seconds without any worker after which there is no use in waiting
     task_deadline: float  # seconds that a task may go on without a sign of life (`curate.beat.beat`)

@@ -21,7 +21,6 @@ INSECURE = "anyone who reaches this port can run code as you"
 class Scheduler(Started):
     """The workers of a scheduler at an address. Nothing is started or stopped; workers that do not fit get no task."""
 
-    kills = False
     dismisses = False
 
     def __init__(self, profile: SchedulerProfile, site: Site = ANYWHERE, *, insecure: bool = False) -> None:

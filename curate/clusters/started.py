@@ -24,7 +24,6 @@ TASK_DEADLINE = 1800.0  # seconds of a task without a sign of life
 class Started(ABC):
     """A launcher that can be started again after it was closed; a subclass says how to come to a client."""
 
-    kills = True
     local = False
     dismisses = True  # whether a worker that is refused is stopped, for it is ours
 

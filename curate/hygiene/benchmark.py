@@ -67,7 +67,7 @@ def asked_again(owners: NDArray[np.int64], texts: Sequence[str], benchmarks: Seq
     for (number, item, part), text in zip(owners.tolist(), texts, strict=True):
         if not part:
             answers.setdefault((number, text), set()).add(benchmarks[number].items[item].answer)
-    return np.array([not part and len(answers[number, text]) > 1 for (number, _, part), text in zip(owners.tolist(), texts, strict=True)] or [False][:0])
+    return np.array([not part and len(answers[number, text]) > 1 for (number, _, part), text in zip(owners.tolist(), texts, strict=True)], np.bool_)
 
 
 def templates(strip: Strip, owners: NDArray[np.int64], benchmarks: Sequence[Benchmark], rules: LeakRules) -> NDArray[np.bool_]:

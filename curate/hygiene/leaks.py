@@ -57,14 +57,13 @@ class Gate:
     short: Strip  # texts that must be found whole; others are empty in it
     anchors: Anchors
     turns: Mapping[str, list[int]]  # texts that must be a whole turn
-    untold: int  # long texts that have no letters of their own
 
     @classmethod
     def of(cls, benchmarks: Sequence[Benchmark], rules: LeakRules) -> "Gate":
         """Normalise and index the items; O(n log n) of their letters n."""
         owners, texts = texts_of(benchmarks, rules)
-        sizes = np.array([len(text.replace(" ", "")) for text in texts] or [0][:0], np.int64)
-        counts = np.array([text.count(" ") + 1 for text in texts] or [0][:0], np.int64)
+        sizes = np.array([len(text.replace(" ", "")) for text in texts], np.int64)
+        counts = np.array([text.count(" ") + 1 for text in texts], np.int64)
         long = (sizes >= rules.characters) | (counts >= rules.ngram)
         wide = [text if big else "" for text, big in zip(texts, long, strict=True)]
         strip = Strip.of(wide)
@@ -75,9 +74,8 @@ class Gate:
         for number in np.flatnonzero(told & (sizes < TURN) & (sizes > 0)):
             turns.setdefault(texts[number].replace(" ", ""), []).append(int(number))
         own = ~skip & (strip.codes != 0)
-        left = np.add.reduceat(np.append(own, False), strip.edges[:-1]) if len(texts) else np.zeros(0, np.int64)
         index = Index.of(wide, characters=rules.characters, ngram=rules.ngram, skip=skip)
-        return cls(rules, benchmarks, owners, index, own, short, short_anchors(short), turns, int((long & (left < _OWN)).sum()))
+        return cls(rules, benchmarks, owners, index, own, short, short_anchors(short), turns)
 
     def scan(self, rows: Iterable[Sequence[str]]) -> list[Hit]:
         """Every pair of a row, given as its turns, and an item of which it covers the `suspicious` share or more; memory does not grow with the rows."""
