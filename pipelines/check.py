@@ -4,12 +4,11 @@ from pathlib import Path
 from typing import Any
 
 from curate.core import Artifact
+from curate.data.account import unaccounted, unaccounted_growth
 from curate.data.examples import open_examples, quarantined
 from curate.errors import DataError, IntegrityError
 from curate.features import map_tensors
 from curate.features import quarantined as unscored
-from curate.pipelines.grow import unaccounted_growth
-from curate.pipelines.hygiene import unaccounted
 from curate.store import read_json, verify
 
 

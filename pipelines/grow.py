@@ -74,12 +74,3 @@ def _aside(before: Artifact, added: Artifact | None, gone: list[str]) -> list[di
     went = [{"id": row, "reason": "removed", "detail": "a step of growth removes it", "origin": "pool"} for row in gone]
     lines = {line["id"]: line for line in (*quarantined(before.path), *new, *went)}
     return [line for row, line in lines.items() if row not in back]
-
-
-def unaccounted_growth(artifact: Artifact, before: Artifact, added: Artifact | None = None) -> list[str]:
-    """What is wrong with the account of a grown pool: each row of either is there, or set aside, by id, and no other is."""
-    here, aside = set(opened(artifact.path).ids.tolist()), {row["id"] for row in quarantined(artifact.path)}
-    known = {row for one in (before, added) if one for row in (*opened(one.path).ids.tolist(), *(line["id"] for line in quarantined(one.path)))}
-    if here & aside or here | aside != known:
-        return [f"{artifact.path}: {len(known)} rows are known, but {len(here)} are used and {len(aside)} set aside"]
-    return []

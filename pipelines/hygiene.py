@@ -8,7 +8,7 @@ import numpy as np
 
 from curate.core import Artifact
 from curate.data.derived import write_derived
-from curate.data.examples import INDEX, folders_of, in_reading_order, open_examples, opened, quarantined
+from curate.data.examples import INDEX, folders_of, in_reading_order, opened, quarantined
 from curate.data.table import table_bytes
 from curate.errors import DataError, IntegrityError
 from curate.pipelines.cells import Chosen
@@ -129,13 +129,3 @@ def look_again(session: Session, hygiene: Hygiene, cleaned: Cleaned, chosen: Seq
 
     keys = sorted({one.artifact.key for one in chosen})
     session.build("recheck", "rows taken", make, fields={"drop": hygiene.drop}, inputs=[cleaned.leaks.key, cleaned.pool.key, *keys], version=VERSION)
-
-
-def unaccounted(artifact: Artifact, whole: Artifact) -> list[str]:
-    """What is wrong with the account of a cleaned pool: every usable row of the whole is kept or dropped, by id, and no other is."""
-    kept, before = set(open_examples(artifact.path).ids.tolist()), set(open_examples(whole.path).ids.tolist())
-    aside, aside_before = ({row["id"] for row in quarantined(one.path)} for one in (artifact, whole))
-    dropped = aside - aside_before
-    if kept & dropped or kept | dropped != before or not aside_before <= aside:
-        return [f"{artifact.path}: {len(before)} rows came in, but {len(kept)} are kept and {len(dropped)} dropped"]
-    return []

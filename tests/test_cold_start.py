@@ -28,6 +28,11 @@ def test_the_command_line_starts_without_heavy_libraries(root: Path, arguments: 
     assert packages & HEAVY == set()
 
 
+def test_a_run_is_verified_without_torch(root: Path) -> None:
+    packages, _ = imported(root, "-c", "import curate.pipelines.check, curate.pipelines.certify, curate.pipelines.status")
+    assert packages & {"torch", "transformers", "peft", "ot", "faiss"} == set()
+
+
 def test_a_heavy_import_would_be_seen(root: Path) -> None:
     packages, _ = imported(root, "-c", "import pyarrow")
     assert packages & HEAVY == {"pyarrow"}

@@ -88,7 +88,7 @@ def test_verify_counts_kept_and_dropped_rows_by_id(curate: Command, folder: Path
     assert curate("run", *CLEAN, "--until", "select", "--quiet", "--workers", "1") == 0
     assert curate("verify") == 0
     from curate.core import Artifact
-    from curate.pipelines.hygiene import unaccounted
+    from curate.data.account import unaccounted
 
     cleaned, manifest = one(folder, "clean"), json.loads((one(folder, "clean") / "manifest.json").read_bytes())
     whole = Artifact("", folder / "store" / manifest["inputs"][0], {})

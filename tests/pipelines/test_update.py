@@ -177,7 +177,7 @@ def by_hand(folder: Path, run: str, label: str) -> float:
 def test_a_grown_run_is_verified_and_a_lost_row_is_found(folder: Path, curate: Command, capsys: pytest.CaptureFixture[str]) -> None:
     places = ("--store", folder / "store", "--runs", folder / "runs")
     assert curate("verify", "small-2", *places) == 0
-    from curate.pipelines.grow import unaccounted_growth
+    from curate.data.account import unaccounted_growth
 
     grown = artifact(folder, "small-2", "grown", "pool, step 1")
     before, added = artifact(folder, "small", "examples", "pool"), artifact(folder, "small-2", "examples", "added in step 1")
@@ -221,7 +221,11 @@ def test_what_cannot_be_updated_is_one_line(words: list[str], code: int, said: s
     assert said in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_a_file_is_read_like_the_pool_and_runs_are_numbered_on(folder: Path) -> None:
-    made = updated(folder / "runs" / "small", ["x.jsonl", "{hub: org/name, revision: abc}"], None, "")
+def test_a_file_is_read_like_the_pool_and_runs_are_numbered_on(folder: Path, tmp_path: Path) -> None:
+    for name in ("small", "small-2", "small-3"):  # whatever other tests have made
+        (tmp_path / name).mkdir()
+    run = tmp_path / "small"
+    (run / "recipe.yaml").write_bytes((folder / "runs" / "small" / "recipe.yaml").read_bytes())
+    made = updated(run, ["x.jsonl", "{hub: org/name, revision: abc}"], None, "")
     assert made.name == "small-4" and made.growth[0].add[0].group == "kind" and Path(str(made.growth[0].add[0].path)).is_absolute()
-    assert made.growth[0].add[1].hub == "org/name" and updated(folder / "runs" / "small", ["x"], None, "other").name == "other"
+    assert made.growth[0].add[1].hub == "org/name" and updated(run, ["x"], None, "other").name == "other"
