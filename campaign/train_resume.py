@@ -33,6 +33,7 @@ from campaign.trial import contents as files_of
 WAYS = ("plain", "packed", "infobatch", "validated", "warm-up")
 EPOCHS, BATCH = 3, 4
 _EVERY = (1, 7)
+_DRAWS = 12  # of a random moment, each within half the time of the one before: later runs can be much faster than the reference
 
 
 @dataclass(frozen=True)
@@ -108,8 +109,9 @@ def _warm_up(ground: Ground, way: str, every: int, place: Path) -> None:
 
 
 def watched(work: Work, notes: Path, death: int, moment: float, place: Path) -> None:
-    """The work, with the rows of every step noted; it dies after step `death`, or so many seconds after its first step."""
+    """The work in a folder that is locked, with the rows of every step noted; it dies after step `death`, or so many seconds after its first step."""
     import curate.train
+    from curate.locks import locked
 
     take = curate.train._Loop.take
     file = os.open(notes, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -126,7 +128,8 @@ def watched(work: Work, notes: Path, death: int, moment: float, place: Path) -> 
         return found
 
     curate.train._Loop.take = noting  # type: ignore[method-assign]  # of a forked child
-    work(place)
+    with locked(place / ".lock", wait=False):  # as the store holds what it builds, which removes what a killed holder was writing
+        work(place)
 
 
 @dataclass
@@ -173,7 +176,7 @@ def trial(ground: Ground, way: str, number: int, reference: Reference) -> Verdic
     """Kill after step `number`, or for a negative number at a random moment; go on; look."""
     drawn = random.Random(f"{ground.seed} {way} {number}")
     every = _EVERY[number % 2]
-    moment = 0.0 if number > 0 else drawn.uniform(0, reference.seconds)
+    moment = 0.0 if number > 0 else drawn.uniform(0, reference.seconds / 2 ** (-number // 1000))
     between = len(reference.steps) // EPOCHS if way == "warm-up" else every  # a warm-up saves after each epoch
     story = f"after step {number}" if number > 0 else f"{moment:.3f} s after the first step began"
     place, notes = ground.scratch / "trial", ground.scratch / "trial.jsonl"
@@ -194,7 +197,7 @@ def trial(ground: Ground, way: str, number: int, reference: Reference) -> Verdic
 
 
 def swept(ground: Ground, way: str, steps: int, draws: int, say: Callable[[str], None], only: int = 0) -> dict[str, Any]:
-    """The counts of one way and its failures; a random kill that came after the end is drawn anew."""
+    """The counts of one way and its failures; a random kill that came after the end is drawn anew, and sooner."""
     began, reference = time.monotonic(), Reference.of(ground, way)
     taken = len(reference.steps)
     count = min(steps, taken) if steps else taken
@@ -202,7 +205,7 @@ def swept(ground: Ground, way: str, steps: int, draws: int, say: Callable[[str],
     verdicts, missed = [], 0
     for number in numbers:
         one = trial(ground, way, number, reference)
-        for attempt in range(1, 4):
+        for attempt in range(1, _DRAWS):
             if one.landed or one.wrong or number > 0 or only:
                 break
             missed += 1
