@@ -17,10 +17,13 @@ def main() -> None:
     except CurateError as error:
         import traceback
 
+        from curate.error_pages import pointer
         from curate.report.wording import visible
 
         said = "".join(traceback.format_exception(error)).rstrip() if debug else error if isinstance(error, Interrupted) else f"error: {error}"
         print(visible(said, keep="\n"), file=sys.stderr)  # names of files and columns may hold what steers a terminal
+        if sys.stderr.isatty() and not isinstance(error, Interrupted):
+            print(pointer(error.exit_code), file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:  # outside of what a command does: while it loads, or on its way out
         print("interrupted: everything finished so far is kept; run the same command again to go on", file=sys.stderr)

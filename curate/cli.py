@@ -148,6 +148,14 @@ def list_methods(
 
 
 @app.command()
+def errors(wanted: Annotated[str | None, typer.Argument(metavar="[CODE|NAME]", help="An exit code, or its name: 3, data.")] = None) -> None:
+    """What the exit codes mean, and what helps."""
+    from curate.error_pages import page, section
+
+    print(section(wanted) if wanted else page().rstrip())
+
+
+@app.command()
 def schema() -> None:
     """The JSON schema of a recipe, for editors."""
     import json

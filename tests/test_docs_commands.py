@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", ROOT / "configs" / "errors.md", *sorted((ROOT / "docs").rglob("*.md"))]
 RUN = ("list", "schema", "validate", "init", "certificates")  # need neither data nor model, and take a moment
 ON_A_RECIPE = ("run", "inspect", "plan", "validate", "advise", "validate-scores")
 

@@ -11,6 +11,7 @@ from rich.console import Console
 WIDTH = 84  # characters of a block on the page
 os.environ["COLUMNS"] = str(WIDTH)
 
+from curate.error_pages import page as error_page  # noqa: E402
 from curate.listing import KINDS, print_method  # noqa: E402
 from curate.registry import names  # noqa: E402
 
@@ -51,6 +52,7 @@ def methods() -> str:
 
 ROOT = Path(__file__).parents[2]
 made = {"reference/commands.md": commands(), "reference/methods.md": methods()}
+made["errors.md"] = error_page()
 made["security.md"] = (ROOT / "SECURITY.md").read_text(encoding="utf-8").replace("](docs/", "](")  # which lies beside docs/
 for path in sorted((ROOT / "docs").glob("*.md")):
     if "](../SECURITY.md" in (text := path.read_text(encoding="utf-8")):
