@@ -1,7 +1,8 @@
 """Signs of life: a worker whose task shows none for too long ends itself, so that a row that hangs is found like one that kills.
 
-    with watched(seconds, stacks):   in a worker process, around a task
-        beat()                       in its loops, from which on the next one is due within `seconds`
+    with watched(seconds, stacks):      in a worker process, around a task
+    with watched_here(seconds, words):  in a process that people look at, to whom `words` are said
+        beat()                          in its loops, from which on the next one is due within `seconds`
 
 The clock is the C thread of `faulthandler`, which also runs where a regular expression or a kernel holds the interpreter. It writes down where
 every thread stood and leaves with exit code 1. Outside of `watched`, beats do nothing.
@@ -10,11 +11,16 @@ every thread stood and leaves with exit code 1. Outside of `watched`, beats do n
 import contextlib
 import faulthandler
 import os
+import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from curate.errors import ClusterError
+
 _EVERY = 0.5  # seconds between two settings of the clock: each starts a thread
+_GRACE = 10.0  # seconds in which a thread of this interpreter may say why the process ends, if the interpreter is free
 _clock: tuple[float, int] | None = None  # seconds, and the open file for the stacks
 _set = -_EVERY  # when the clock was set last
 
@@ -40,3 +46,29 @@ def watched(seconds: float, stacks: Path) -> Iterator[None]:
         faulthandler.cancel_dump_traceback_later()
         os.close(handle)
         stacks.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def watched_here(seconds: float, words: str) -> Iterator[None]:
+    """As `watched`, but `words` are said on standard error and the exit code is that of a ClusterError.
+
+    Where the task holds the interpreter nobody can say them: after some seconds more the stacks stand there instead, and the exit code is 1.
+    """
+    global _clock, _set
+    _clock, _set = (seconds + _GRACE, 2), -_EVERY
+    ended = threading.Event()
+    threading.Thread(target=_say_and_leave, args=(seconds, words, ended), daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
+        _clock = None
+        faulthandler.cancel_dump_traceback_later()
+
+
+def _say_and_leave(seconds: float, words: str, ended: threading.Event) -> None:
+    """Wait until no beat came for so long, and end the process then."""
+    while not ended.wait(max(_EVERY, _set + seconds - time.monotonic()) if _set > 0 else _EVERY):
+        if _set > 0 and time.monotonic() - _set >= seconds:
+            print(f"error: {words}", file=sys.stderr, flush=True)
+            os._exit(ClusterError.exit_code)

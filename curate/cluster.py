@@ -10,7 +10,9 @@ from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from curate.beat import watched_here
 from curate.clusters.laptop import Laptop
+from curate.clusters.started import TASK_DEADLINE
 from curate.dispatch import Listener, Note, OnDask, Tell
 from curate.journal import JournalFile
 from curate.one_task import name_of, one_thread
@@ -20,13 +22,17 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 _STARTS = 2  # of a task that this process, or one before it, never ended
+_HANGS = (
+    "{} of {} shows no sign of life for {:.0f} s, so this process ends, and everything finished is kept; "
+    "run the same command again: start {} of this task finds the rows that hang and sets them aside"
+)
 
 
 class InProcess:
     """Tasks one after the other in this process; `listener` hears how many are done.
 
     A task that was begun twice and never ended may have killed its process: it then runs in a worker process of its own, where the rows that kill
-    are found.
+    are found. One that shows no sign of life for `deadline` seconds ends this process.
     """
 
     workers = 1
@@ -36,8 +42,9 @@ class InProcess:
         listener: Listener = lambda label, done, total: None,
         apart: Callable[[], OnDask] = lambda: OnDask(Laptop(1)),
         note: Note = lambda event: None,
+        deadline: float = TASK_DEADLINE,
     ) -> None:
-        self.listener, self._apart, self._note = listener, apart, note
+        self.listener, self._apart, self._note, self._deadline = listener, apart, note, deadline
 
     def map(self, function: Callable[[T], R], items: Sequence[T], *, label: str = "", remedy: Remedy | None = None) -> Generator[R, None, None]:
         """Results in the order of `items`; the first error stops the rest."""
@@ -57,7 +64,8 @@ class InProcess:
         try:
             if begun < _STARTS:
                 starts.append({"start": begun})
-                with contextlib.suppress(SystemExit):  # by which a library may end the process too
+                words = _HANGS.format(name_of(item, 0), label or "this round", self._deadline, _STARTS + 1)
+                with watched_here(self._deadline, words), contextlib.suppress(SystemExit):  # by which a library may end the process too
                     return one_thread(function, item)
             cluster = self._apart()
             try:

@@ -200,6 +200,22 @@ def test_a_process_alone_looks_for_the_row_that_killed_it_twice(tmp_path: Path) 
     assert list(InProcess(apart=Apart).map(score, [shard], remedy=Halving())) == [(1, None)]  # type: ignore[arg-type]
 
 
+def test_a_process_alone_that_hangs_ends_and_the_third_looks_for_the_row(tmp_path: Path) -> None:
+    class Apart:
+        def alone(self, function: Any, item: Any, label: str, remedy: Any) -> str:
+            return "without it"
+
+        def close(self) -> None:
+            pass
+
+    for _ in range(2):
+        if not (child := os.fork()):
+            list(InProcess(deadline=0.6).map(score, [Shard("+h", tmp_path)], remedy=Halving()))
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == ClusterError.exit_code
+    assert list(InProcess(apart=Apart, deadline=0.6).map(score, [Shard("+h", tmp_path)], remedy=Halving())) == ["without it"]  # type: ignore[arg-type, comparison-overlap]
+
+
 def test_a_task_that_exits_is_looked_at_apart_at_once(tmp_path: Path) -> None:
     class Apart:
         def alone(self, function: Any, item: Any, label: str, remedy: Any) -> str:
