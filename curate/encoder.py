@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from curate.batches import micro_batches
 from curate.encoder_folder import Dense, Layout, Pooling, first_sentence, read_layout
 from curate.errors import ModelError
-from curate.model import micro_batches
 
 MICRO_BATCH_TOKENS = 2048  # more leave the caches of a CPU
 

@@ -1,21 +1,22 @@
-"""Loading a causal language model safely, and the batches it reads.
+"""Loading a causal language model safely, and what it says of the batches it reads.
 
 Only safetensors, never remote code; a Hub id is resolved to a folder once, and every worker loads that folder.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from curate.adapters import attach_adapters
+from curate.batches import micro_batches as micro_batches
+from curate.batches import padded
 from curate.beat import beat
-from curate.core import Checkpoint, Integers, Row
+from curate.core import Checkpoint, Row
 from curate.errors import ModelError
 from curate.interfaces import Batch
 from curate.kept import kept
@@ -231,37 +232,17 @@ def apply_weights(names: Mapping[str, nn.Parameter], weights: Mapping[str, Tenso
             names[name].copy_(tensor)
 
 
-def micro_batches(lengths: Integers, tokens: int) -> Iterator[Integers]:
-    """Row numbers in batches of at most `tokens` padded tokens, rows of like length together; a longer row goes alone."""
-    order = np.argsort(-lengths, kind="stable")
-    start = 0
-    while start < len(order):
-        size = max(1, tokens // max(1, int(lengths[order[start]])))
-        yield order[start : start + size]
-        start += size
-
-
-def padded(rows: Sequence[Row], pad: int, device: str) -> Batch:
-    """Rows right-padded to the longest with the token `pad`."""
-    width = max(len(row.input_ids) for row in rows)
-    ids = np.full((len(rows), width), pad, np.int64)
-    mask = np.zeros((len(rows), width), bool)
-    supervised = np.zeros((len(rows), width), bool)
-    for i, row in enumerate(rows):
-        ids[i, : len(row.input_ids)] = row.input_ids
-        mask[i, : len(row.input_ids)] = True
-        supervised[i, : len(row.input_ids)] = row.supervised
-    tensors = [torch.from_numpy(array).to(device) for array in (ids, mask, supervised)]
-    return Batch(tensors[0], tensors[1], tensors[2], [row.content for row in rows])
-
-
 def token_logits(model: Any, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits (S, V) in float32 before every supervised token, that token, and its row number, both (S,).
+    """Logits (S, V) in float32 before every supervised token, that token, and its row number, both (S,)."""
+    row, position = torch.nonzero(batch.supervised[:, 1:], as_tuple=True)
+    return logits_at(model, batch.input_ids, batch.mask, row, position), batch.input_ids[row, position + 1], row
+
+
+def logits_at(model: Any, input_ids: Tensor, mask: Tensor, row: Tensor, position: Tensor) -> Tensor:
+    """Logits (S, V) in float32 after these positions (S,) of these rows (S,) of the tokens (B, T).
 
     The head reads only the positions that are asked for: they take the place of the decoder's output.
     """
-    wanted = batch.supervised[:, 1:]
-    row, position = torch.nonzero(wanted, as_tuple=True)
 
     def pick(module: nn.Module, inputs: Any, output: Any) -> Any:
         output.last_hidden_state = output.last_hidden_state[row, position].unsqueeze(0)
@@ -269,10 +250,10 @@ def token_logits(model: Any, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
 
     hook = decoder_of(model).register_forward_hook(pick)
     try:
-        logits = model(input_ids=batch.input_ids, attention_mask=batch.mask.long(), use_cache=False).logits
+        logits: Tensor = model(input_ids=input_ids, attention_mask=mask.long(), use_cache=False).logits
     finally:
         hook.remove()
-    return logits[0].float(), batch.input_ids[row, position + 1], row
+    return logits[0].float()
 
 
 def decoder_of(model: Any) -> Any:

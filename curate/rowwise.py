@@ -7,10 +7,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from curate.batches import micro_batches, padded
 from curate.core import Integers, Row
 from curate.errors import ModelError
 from curate.interfaces import Batch, Output, Scorer, ScoringContext
-from curate.model import LanguageModel, micro_batches, padded
+from curate.model import LanguageModel
 from curate.one_task import out_of_memory
 from curate.passes import PassScorer, read
 

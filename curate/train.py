@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from curate.batches import sent
 from curate.beat import beat
 from curate.core import Integers
 from curate.errors import ModelError, NumericError
@@ -147,32 +148,33 @@ class _Loop:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
-        loss, rows = self._backward(step, number)
-        norm = float(torch.nn.utils.clip_grad_norm_(list(self.model.names.values()), self.settings.max_grad_norm))
+        found = self._backward(step, number)
+        gradient = torch.nn.utils.clip_grad_norm_(list(self.model.names.values()), self.settings.max_grad_norm)
+        self.optimizer.step()
+        values: NDArray[np.float32] = found.cpu().numpy()  # waits for the device, which has the whole step by now
+        loss, norm = float(values[-1]), float(gradient)
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise NumericError(
                 f"training diverged at step {number + 1} (loss {loss}, gradient norm {norm}); lower the learning rate (now {self.settings.learning_rate:g})"
             )
-        self.optimizer.step()
-        return loss, rows, norm
+        return loss, values[:-1], norm
 
-    def _backward(self, step: Step, number: int) -> tuple[float, NDArray[np.float32]]:
-        """Leave the step's gradient in the parameters."""
+    def _backward(self, step: Step, number: int) -> Tensor:
+        """Leave the step's gradient in the parameters; the mean loss of every row, then the loss of the step, (rows + 1,)."""
         rows = [self.data.rows[int(row)] for row in step.rows]
         shares = self.data.weights[step.rows] * step.factors * self._scale / (step.denominator or supervised_tokens(rows))
         parts = parts_of(self.data.lengths[step.rows], self.settings)
-        found = torch.zeros(len(step.rows) + 1, device=self.model.device)  # the mean loss of every row, then the loss of the step
+        found = torch.zeros(len(step.rows) + 1, device=self.model.device)
         for place, part in enumerate(parts):
             if place % self.ranks.size != self.ranks.rank:
                 continue
             torch.manual_seed(_dropout_seed(self.seed, number, place))
-            weights = torch.from_numpy(shares[part.rows].astype(np.float32)).to(self.model.device)
+            weights = shares[part.rows].astype(np.float32)
             total, means = backward(self.model, [rows[int(row)] for row in part.rows], weights, self.settings, chunked=part.chunked)
             found[-1] += total
-            found[torch.from_numpy(part.rows).to(self.model.device)] = means.to(found)
+            found.index_copy_(0, sent(part.rows, self.model.device), means.to(found))
         self.ranks.add([*_gradients(self.model), found])
-        values: NDArray[np.float32] = found.cpu().numpy()
-        return float(values[-1]), values[:-1]
+        return found
 
 
 def _gradients(model: LanguageModel) -> Iterator[Tensor]:
@@ -230,7 +232,7 @@ def _validate(model: LanguageModel, held_out: HeldOut, settings: Optimizer, prog
     model.model.eval()
     with torch.no_grad():
         for part in parts_of(rows.lengths, settings.model_copy(update={"chunk_tokens": None})):
-            losses, _ = forward(model, [rows.rows[int(row)] for row in part.rows], settings)
+            losses = forward(model, [rows.rows[int(row)] for row in part.rows], settings)
             total += float(losses.sum(dtype=torch.float64))
             count += losses.numel()
     model.model.train()

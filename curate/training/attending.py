@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Protocol
+from weakref import WeakKeyDictionary, ref
 
 import torch
 from torch import Tensor, nn
@@ -72,20 +73,37 @@ def _registered(
 @contextmanager
 def attending(model: LanguageModel, step: Pass) -> Iterator[None]:
     """Within it, the model attends through the pass; afterwards as before, but for what backward recomputes of this pass."""
-    from transformers import AttentionInterface
+    parts = _parts(model.model)
+    switch = _Switch(step, parts.configs)
+    with _carried(parts.layers, switch), switch.on():
+        yield
 
-    AttentionInterface.register(NAME, _registered)
-    causal = model.model
-    before = causal.config._attn_implementation
-    causal.set_attn_implementation(NAME)
-    try:
-        modules = list(causal.modules())
-        configs = {id(found): found for module in modules if _implementation(found := getattr(module, "config", None)) == NAME}
-        switch = _Switch(step, list(configs.values()))
-        with _carried(modules, switch), switch.on():
-            yield
-    finally:
-        causal.set_attn_implementation(before)
+
+@dataclass(frozen=True)
+class _Parts:
+    """What of a model is switched: the configurations that its layers read, and the modules that may be checkpointed. Finding them takes long."""
+
+    configs: Sequence[Any]
+    layers: Sequence["ref[Any]"]  # which a model's own entry must not keep alive
+
+
+_known: "WeakKeyDictionary[nn.Module, _Parts]" = WeakKeyDictionary()
+
+
+def _parts(causal: Any) -> _Parts:
+    if causal not in _known:
+        from transformers import AttentionInterface
+
+        AttentionInterface.register(NAME, _registered)
+        before = causal.config._attn_implementation
+        causal.set_attn_implementation(NAME)
+        try:
+            modules = list(causal.modules())
+            configs = {id(found): found for module in modules if _implementation(found := getattr(module, "config", None)) == NAME}
+        finally:
+            causal.set_attn_implementation(before)
+        _known[causal] = _Parts(list(configs.values()), [ref(module) for module in modules if hasattr(module, "gradient_checkpointing")])
+    return _known[causal]
 
 
 def _implementation(config: Any) -> str | None:
@@ -119,16 +137,17 @@ class _Switch:
 
 
 @contextmanager
-def _carried(modules: Sequence[nn.Module], switch: _Switch) -> Iterator[None]:
+def _carried(layers: Sequence["ref[Any]"], switch: _Switch) -> Iterator[None]:
     """Within it, whatever layers are checkpointed as switches our attention on for itself, now and when it is computed again."""
-    checkpointed = [module for module in modules if getattr(module, "gradient_checkpointing", False) and hasattr(module, "_gradient_checkpointing_func")]
-    before: list[Any] = [module._gradient_checkpointing_func for module in checkpointed]
+    there = [module for layer in layers if (module := layer()) is not None]
+    checkpointed = [module for module in there if module.gradient_checkpointing and hasattr(module, "_gradient_checkpointing_func")]
+    before = [module._gradient_checkpointing_func for module in checkpointed]
 
     def carrying(checkpoint: Callable[..., Any]) -> Callable[..., Any]:
         return lambda function, *arguments, **named: checkpoint(switch.within(function), *arguments, **named)
 
     for module, checkpoint in zip(checkpointed, before, strict=True):
-        module._gradient_checkpointing_func = carrying(checkpoint)  # type: ignore[assignment]
+        module._gradient_checkpointing_func = carrying(checkpoint)
     try:
         yield
     finally:

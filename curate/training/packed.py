@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from curate.batches import sent
 from curate.core import Row
 from curate.errors import ModelError
 from curate.model import LanguageModel
@@ -27,7 +28,7 @@ def packed_losses(model: LanguageModel, rows: Sequence[Row]) -> tuple[Tensor, Te
     supervised = np.concatenate([row.supervised for row in rows]).astype(bool) & (positions > 0)
     row = np.repeat(np.arange(len(rows)), [len(row.input_ids) for row in rows])[supervised]
     place = np.flatnonzero(supervised)
-    tensors = [torch.from_numpy(array).to(model.device) for array in (ids[None], positions[None], place - 1, ids[place], row)]
+    tensors = [sent(array, model.device) for array in (ids[None], positions[None], place - 1, ids[place], row)]
     with attending(model, Stretches(lengths, lengths)):
         return losses_at(model, *tensors[:4]), tensors[4]
 

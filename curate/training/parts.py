@@ -5,14 +5,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from curate.batches import micro_batches, sent
 from curate.core import Integers, Row
-from curate.model import LanguageModel, micro_batches, row_means, token_losses
+from curate.model import LanguageModel
 from curate.settings import Optimizer
 from curate.training.chunked import backward_in_chunks
 from curate.training.packed import packed_losses
 from curate.training.packs import best_fit_decreasing
+from curate.training.padded import padded_losses
 
 
 @dataclass(frozen=True)
@@ -32,26 +35,30 @@ def parts_of(lengths: Integers, settings: Optimizer) -> list[Part]:
     return parts + [Part(np.array([row]), chunked=True) for row in np.flatnonzero(long)]
 
 
-def backward(model: LanguageModel, rows: Sequence[Row], weights: Tensor, settings: Optimizer, *, chunked: bool) -> tuple[Tensor, Tensor]:
+def backward(model: LanguageModel, rows: Sequence[Row], weights: NDArray[np.float32], settings: Optimizer, *, chunked: bool) -> tuple[Tensor, Tensor]:
     """Add the gradient of  sum_r weights_r sum_tokens nll  to the trained parameters.
 
-    Returns that sum, and (B,) the mean nll of each row's supervised tokens in nats, both without gradient.
+    Returns that sum, and (B,) the mean nll of each row's supervised tokens in nats, both without gradient. What is asked of the device is
+    queued there and not waited for, so that it never stands idle while the next part is made ready.
     """
+    counts = np.array([np.count_nonzero(row.supervised[1:]) for row in rows])
+    factors = sent(np.repeat(weights, counts), model.device)
     if chunked:
-        count = int(rows[0].supervised[1:].sum())
         with mixed_precision(model, settings):
-            losses = backward_in_chunks(model, rows[0], weights.expand(count), settings.chunk_tokens or count)
-        return (losses * weights).sum(), losses.mean().unsqueeze(0)
-    losses, row = forward(model, rows, settings)
-    total = (losses * weights[row]).sum()
+            losses = backward_in_chunks(model, rows[0], factors, settings.chunk_tokens or int(counts[0]))
+        return (losses * factors).sum(), losses.mean().unsqueeze(0)
+    losses = forward(model, rows, settings)
+    total = (losses * factors).sum()
     total.backward()
-    return total.detach(), row_means(losses.detach(), row, len(rows))
+    row = sent(np.repeat(np.arange(len(rows)), counts), model.device)
+    sums = torch.zeros(len(rows), dtype=losses.dtype, device=losses.device).index_add_(0, row, losses.detach())
+    return total.detach(), sums / sent(np.maximum(counts, 1), model.device)
 
 
-def forward(model: LanguageModel, rows: Sequence[Row], settings: Optimizer) -> tuple[Tensor, Tensor]:
-    """(S,) nats of every supervised token, and its row number."""
+def forward(model: LanguageModel, rows: Sequence[Row], settings: Optimizer) -> Tensor:
+    """(S,) nats of every supervised token, row by row."""
     with mixed_precision(model, settings):
-        return packed_losses(model, rows) if settings.packing else token_losses(model.model, model.batch(rows))
+        return packed_losses(model, rows)[0] if settings.packing else padded_losses(model, rows)
 
 
 def mixed_precision(model: LanguageModel, settings: Optimizer) -> torch.autocast:

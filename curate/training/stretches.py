@@ -6,9 +6,11 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from curate.batches import sent
 from curate.training.attending import Asked
 
 
@@ -52,7 +54,7 @@ class Stretches:
         query, key, value = (tensor[0].transpose(0, 1) for tensor in (asked.query, asked.key, asked.value))
         before = -1 if asked.window is None else asked.window - 1
         if not self._starts:
-            self._starts = [torch.tensor([0, *lengths], device=query.device).cumsum(0).int() for lengths in (self.queries, self.keys)]
+            self._starts = [sent(np.cumsum([0, *lengths], dtype=np.int32), str(query.device)) for lengths in (self.queries, self.keys)]
         call, shares_keys = kernel()
         groups = query.shape[1] // key.shape[1]
         if groups > 1 and not shares_keys:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from curate.batches import padded
 from curate.core import Row, Written
 from curate.data.conversation import Conversation
 from curate.data.template import Encoder
@@ -16,7 +17,7 @@ from curate.errors import ConfigError
 from curate.inference.engine import Engine
 from curate.inference.sampling import sample_keys
 from curate.interfaces import ScoringContext
-from curate.model import LanguageModel, decoder_of, padded
+from curate.model import LanguageModel, decoder_of
 from curate.pipelines.features import kind_of
 from curate.randomness import draw
 from curate.registry import component

@@ -1,6 +1,8 @@
 """Packed rows have the losses and gradients of each row alone, whatever the model, the adapters, the precision and the checkpointing."""
 
+import gc
 from typing import Any
+from weakref import ref
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from curate.model import token_losses
 from curate.testing.random_models import random_model
 from curate.training import attending
 from curate.training.packed import check_packable, packed_losses
+from curate.training.padded import padded_losses
 from curate.training.stretches import Stretches
 from tests.training.tiny import FAMILIES, SIZES, adapted, assert_close, checkpointing, factors_for, gradients, model_of, plain_losses, rows_of, wrapped
 
@@ -33,6 +36,23 @@ def test_losses_and_gradients_are_those_of_each_row_alone(family: str, dtype: to
     torch.testing.assert_close(losses, own, rtol=TOLERANCES[dtype], atol=TOLERANCES[dtype])
     assert row.tolist() == [i for i, one in enumerate(ROWS) for _ in range(int(one.supervised[1:].sum()))]
     assert_close(gradients(model), expected, TOLERANCES[dtype])
+
+
+def test_what_is_found_of_a_model_is_found_once_and_keeps_it_in_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of("llama")
+    first = packed_losses(model, ROWS)[0].detach()
+    monkeypatch.setattr(model.model, "set_attn_implementation", lambda name: pytest.fail("it is looked for anew"), raising=True)
+    assert torch.equal(packed_losses(model, ROWS)[0], first)
+    gone = ref(model.model)
+    monkeypatch.undo()
+    del model
+    gc.collect()
+    assert gone() is None
+
+
+def test_padded_rows_have_the_losses_that_a_batch_of_them_has() -> None:
+    model = model_of("llama")
+    assert torch.equal(padded_losses(model, ROWS), token_losses(model.model, model.batch(ROWS))[0])
 
 
 def test_it_keeps_the_contract_of_padded_losses() -> None:
