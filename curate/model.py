@@ -270,5 +270,5 @@ def token_losses(model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
 
 def row_means(values: Tensor, row: Tensor, rows: int) -> Tensor:
     """Mean of `values` (S,) within each of `rows` rows."""
-    total = torch.zeros(rows, dtype=values.dtype, device=values.device).index_add_(0, row, values)
+    total = torch.zeros(rows, dtype=values.dtype, device=values.device).index_put((row,), values, accumulate=True)  # which sorts first: one order of sums
     return total / torch.bincount(row, minlength=rows).clamp(min=1)

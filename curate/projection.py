@@ -26,6 +26,7 @@ def splitmix64(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 _PIECE = 1 << 22  # coordinates whose hashes are held at a time
+_BITS = 40  # of a term; the sum of a piece has 22 more
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,8 @@ class CountSketch:
             piece = values[:, start : start + _PIECE]
             bucket, sign = _hashes(self.width, self.seed, self.stream, first + start, piece.shape[1], str(values.device))
             factor = sign.float() if scale is None else sign * scale[start : start + _PIECE]
-            into.scatter_add_(1, bucket.long().expand(len(values), -1), piece * factor)
+            add = _add_whole if into.device.type == "cuda" else _add
+            add(into, bucket.long().expand(len(values), -1), piece * factor)
 
     def dense(self, size: int) -> Tensor:
         """The same projection as an explicit (width, size) matrix; the oracle for small sizes."""
@@ -50,6 +52,24 @@ class CountSketch:
         matrix = torch.zeros(self.width, size)
         matrix[bucket.long(), torch.arange(size)] = sign.float()
         return matrix
+
+
+def _add(into: Tensor, bucket: Tensor, terms: Tensor) -> None:
+    """Add terms (B, P) to their buckets (B, P) in `into` (B, width), one after the other."""
+    into.scatter_add_(1, bucket, terms)
+
+
+def _add_whole(into: Tensor, bucket: Tensor, terms: Tensor) -> None:
+    """The same where terms of a bucket come in any order, as a GPU's threads do: as whole numbers, whose sum does not depend on it.
+
+    The unit is 2^-40 of the power of two above the row's largest term, so that 2^22 terms fit into 64 bits; a row that is not finite gives NaN.
+    """
+    largest = terms.abs().amax(1, keepdim=True)
+    power = torch.frexp(torch.where(largest.isfinite(), largest, 1.0)).exponent
+    whole = torch.ldexp(terms.double(), _BITS - power).nan_to_num(0.0, 0.0, 0.0).round_().long()
+    sums = torch.zeros(into.shape, dtype=torch.int64, device=into.device).scatter_add_(1, bucket, whole)
+    found = torch.ldexp(sums.double(), power - _BITS).to(into.dtype)
+    into += torch.where(largest.isfinite(), found, float("nan"))
 
 
 def fold(sketched: Tensor, width: int) -> Tensor:

@@ -51,7 +51,7 @@ def backward(model: LanguageModel, rows: Sequence[Row], weights: NDArray[np.floa
     total = (losses * factors).sum()
     total.backward()
     row = sent(np.repeat(np.arange(len(rows)), counts), model.device)
-    sums = torch.zeros(len(rows), dtype=losses.dtype, device=losses.device).index_add_(0, row, losses.detach())
+    sums = torch.zeros(len(rows), dtype=losses.dtype, device=losses.device).index_put_((row,), losses.detach(), accumulate=True)
     return total.detach(), sums / sent(np.maximum(counts, 1), model.device)
 
 
