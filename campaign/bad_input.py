@@ -89,24 +89,27 @@ def by_tests(shown: Sequence[Shown]) -> list[Verdict]:
         done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False, timeout=1800)
         if not report.is_file():
             return [Verdict(one.id, [f"pytest gives no report: {done.stdout[-300:]}{done.stderr[-300:]}"]) for one in shown]
-        passed = dict(_outcomes(ElementTree.parse(report).getroot()))
-    return [Verdict(one.id, _of_test(one.test, passed, done.stdout)) for one in shown]
+        outcomes = dict(_outcomes(ElementTree.parse(report).getroot()))
+    return [Verdict(one.id, _of_test(one.test, outcomes, done.stdout)) for one in shown]
 
 
-def _outcomes(report: Any) -> Iterator[tuple[str, bool]]:
-    """Every test by file::name, without its parameters, and whether all of it passed."""
-    found: dict[str, bool] = {}
+def _outcomes(report: Any) -> Iterator[tuple[str, str]]:
+    """Every test by file::name, without its parameters, and what the first of them says that fails or was skipped; nothing where all passed."""
+    found: dict[str, str] = {}
     for test in report.iter("testcase"):
         name = f"{test.get('classname', '').replace('.', '/')}.py::{str(test.get('name')).partition('[')[0]}"
-        found[name] = found.get(name, True) and not len(test)
+        found[name] = found.get(name) or "; ".join(" ".join((one.get("message") or one.tag).split())[:600] for one in test if one.tag in _NOT_PASSED)
     yield from found.items()
 
 
-def _of_test(test: str, passed: dict[str, bool], said: str) -> list[str]:
+_NOT_PASSED = ("failure", "error", "skipped")
+
+
+def _of_test(test: str, outcomes: dict[str, str], said: str) -> list[str]:
     whole = test.partition("[")[0]
-    if whole not in passed:
+    if whole not in outcomes:
         return [f"{test} did not run: {said[-300:]!r}"]
-    return [] if passed[whole] else [f"{test} fails or was skipped"]
+    return [f"{test} fails or was skipped: {outcomes[whole]}"] if outcomes[whole] else []
 
 
 def settled(cases: Sequence[Case | Shown | Skipped], tests: bool, say: Callable[[str], None]) -> list[Verdict]:
@@ -127,11 +130,16 @@ def settled(cases: Sequence[Case | Shown | Skipped], tests: bool, say: Callable[
         else:
             continue
         verdicts.append(verdict)
-        if verdict.wrong:
-            say(f"  FAILED {verdict.id}: " + "; ".join(verdict.wrong[:2]))
-    if tests:
-        verdicts += by_tests([case for case in cases if isinstance(case, Shown)])
+        _tell(verdict, say)
+    for verdict in by_tests([case for case in cases if isinstance(case, Shown)]) if tests else []:
+        verdicts.append(verdict)
+        _tell(verdict, say)
     return verdicts
+
+
+def _tell(verdict: Verdict, say: Callable[[str], None]) -> None:
+    if verdict.wrong:
+        say(f"  FAILED {verdict.id}: " + "; ".join(verdict.wrong[:2]))
 
 
 def warmed() -> None:

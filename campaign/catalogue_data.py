@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from campaign.catalogue import PREPARE, TINY, Arrange, Case, Shown, Skipped
 from campaign.data_files import footless, forged_page, gzip_bomb, huge_row, parquet_bomb, parquet_of
 
@@ -114,7 +116,7 @@ def files(**contents: bytes | Callable[[], bytes]) -> Arrange:
 
 def cases() -> list[Case | Shown | Skipped]:
     """Pools that are refused, rows that are set aside, files that cannot be read, and what must not change the ids."""
-    return [*_refused(), *_aside(), *_unreadable(), *_several(), *_same_ids(), *SHOWN]
+    return [*_refused(), *_aside(), *_unreadable(), *_several(), *_same_ids(), _lost_and_doubled(), *SHOWN]
 
 
 def _refused() -> list[Case]:
@@ -182,6 +184,22 @@ def _same_ids() -> list[Case]:
         Case("D17", other, PREPARE, 0, (), turned, look=_one_id_set, again=(first,)),
         Case("D07-kept", recipe_for(), PREPARE, 0, (), byte, look=_counted("pool", {}, 31)),
     ]
+
+
+def _lost_and_doubled() -> Case:
+    """Features that hold a row twice and another one not at all: their numbers add up and their hashes fit, and only the ids show it."""
+    more = "features: {surprise: loss}\narms: {hard: {scores: surprise, selector: top_k}}\n"
+    scored = ("run", "bad.yaml", "--until", "score", "--quiet", "--workers", "1")
+    said = ("store/features-", ": its scored and set-aside rows are not those of its examples")
+    shown = {"curate.pipelines.score.shard_bytes": _one_row_twice}
+    return Case("D05-stored", recipe_for() + more, ("verify", "bad"), 8, said, files(pool_jsonl=lines(*ROWS)), lines=2, patches=shown, again=(scored,))
+
+
+def _one_row_twice() -> Callable[..., bytes]:
+    """A scorer that takes the last row of a shard for its first."""
+    from curate.features import shard_bytes
+
+    return lambda rows, *rest: shard_bytes(np.concatenate([rows[:-1], rows[:1]]), *rest)
 
 
 def _meddled() -> Callable[..., Any]:

@@ -47,7 +47,10 @@ def top_k(seed: int) -> list[str]:
     goal, pool = Features.from_arrays(ids=ids, groups=groups), Features.from_arrays(similarity=alike)
     found = run(made("top_k", aggregate=aggregate, target_weights=weights), pool, Budget(amount=9), goal)
     values = np.asarray(test_top_k.values(alike, groups, ids, weights, aggregate))
-    return found.wrong + _unlike(found.rows, np.argsort(-values, kind="stable"))
+    tied = rng.integers(0, 4, 20).astype(float)  # rows that are equally good come in the order of their ids
+    equal = run(made("top_k"), Features.from_arrays(scores=tied), Budget(amount=9))
+    wrong = found.wrong + equal.wrong + _unlike(equal.rows, np.argsort(-tied, kind="stable"))
+    return wrong + _unlike(found.rows, np.argsort(-values, kind="stable"))
 
 
 def random(seed: int) -> list[str]:

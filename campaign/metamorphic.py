@@ -1,12 +1,13 @@
 """Change what must not matter, run the whole experiment, and compare: same selections, exports and trainings, bit for bit.
 
-    python -m campaign.metamorphic [--variants 16] [--kind workers|files|place|environment|killed|all] [--only NAME] [--seed S] [--out r.json]
+    python -m campaign.metamorphic [--variants 16] [--kind workers|files|place|environment|killed|store|all] [--only NAME] [--seed S] [--out r.json]
     python -m campaign.metamorphic --layouts [...]        scoring batches and shards of other sizes (campaign/metamorphic_layout.py)
 
 A pool of generated rows, copies among them, is cut into files. Variants: one to four workers; files and sources in other orders, renamed, cut
 elsewhere, as JSON lines or parquet; other folders for store and runs; other locales, time zones, HOME, PYTHONHASHSEED, OMP_NUM_THREADS; and a run
 that is killed at a random operation on the file system and run again. Each is drawn from the seed, and drawn variants combine several of these. A
 variant passes if its row ids, its selections, its exported rows, its trained weights and losses, and its evaluations have the bytes of the plain run.
+One more runs the model in half precision in the plain run's store: it must have the bytes of such a run in a store of its own, and others than the plain.
 """
 
 import argparse
@@ -33,8 +34,8 @@ class Verdict:
 
 
 def differing(found: dict[str, str], expected: dict[str, str]) -> list[str]:
-    """A line for every part of the results that is not the same."""
-    names = sorted(found.keys() | expected.keys())
+    """A line for every part of the results that is not the same, in the order of the stages: the first one is nearest to the cause."""
+    names = list(dict.fromkeys([*expected, *found]))
     return [f"{name} is {'other' if name in found and name in expected else 'missing or new'}" for name in names if found.get(name) != expected.get(name)]
 
 
@@ -51,7 +52,12 @@ def swept(scratch: Path, rows: Sequence[dict[str, str]], seed: int, variants: Se
     for variant in variants:
         place = scratch / "variant"
         ended = run_variant(variant, place, rows, seed)
-        wrong = [f"exits with {ended.code}: {ended.said[-300:]}"] if ended.code else differing(signature(place, variant), expected)
+        if ended.code:
+            wrong = [f"exits with {ended.code}: {ended.said[-300:]}"]
+        elif variant.dtype:
+            wrong = _beside(variant, place, scratch, rows, seed)
+        else:
+            wrong = differing(signature(place, variant), expected)
         shutil.rmtree(place)
         verdicts.append(Verdict(variant.name, ended.landed, wrong))
         if wrong:
@@ -66,6 +72,16 @@ def swept(scratch: Path, rows: Sequence[dict[str, str]], seed: int, variants: Se
         "seconds": round(time.monotonic() - began, 1),
         "variants": [asdict(one) for one in verdicts],
     }
+
+
+def _beside(variant: Variant, own: Path, scratch: Path, rows: Sequence[dict[str, str]], seed: int) -> list[str]:
+    """What a variant in the plain run's store differs in from the same in a store of its own, the folder `own`."""
+    shared, expected = scratch / "shared", signature(own, variant)
+    shutil.copytree(scratch / "plain" / "store", shared / "store")
+    ended = run_variant(variant, shared, rows, seed)
+    wrong = [f"exits with {ended.code}: {ended.said[-300:]}"] if ended.code else differing(signature(shared, variant), expected)
+    shutil.rmtree(shared)
+    return wrong + ([] if expected != signature(scratch / "plain", Variant("plain")) else ["it changes nothing, so that it shows nothing"])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

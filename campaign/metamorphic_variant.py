@@ -17,7 +17,7 @@ from campaign.small_experiment import NAME, recipe
 from campaign.trial import in_child
 from curate.store import file_digest
 
-KINDS = ("workers", "files", "place", "environment", "killed")
+KINDS = ("workers", "files", "place", "environment", "killed", "store")
 _OPERATIONS = 220  # about as many as the stages up to the first models do; a kill that does not land is reported
 _ENVIRONMENTS: tuple[dict[str, str], ...] = (
     {"LC_ALL": "C", "LANG": "C"},
@@ -49,12 +49,13 @@ class Variant:
     folders: tuple[str, str] = ("store", "runs")
     environment: dict[str, str] = field(default_factory=dict)
     kill: int = 0  # at which operation on the file system; 0 for none
+    dtype: str = ""  # of the model; then the plain run's store is what is other than in a run with this type in a store of its own
 
     @property
     def kinds(self) -> list[str]:
         """Which sorts of change it makes."""
         plain = Variant("")
-        changed = (self.workers != 1, self.files != plain.files, self.folders != plain.folders, bool(self.environment), bool(self.kill))
+        changed = (self.workers != 1, self.files != plain.files, self.folders != plain.folders, bool(self.environment), bool(self.kill), bool(self.dtype))
         return [kind for kind, other in zip(KINDS, changed, strict=True) if other]
 
 
@@ -78,6 +79,7 @@ def variants_of(seed: int, count: int) -> list[Variant]:
         Variant("parquet beside JSON lines", files=Files(4, seed=4, parquet=True)),
         Variant("other folders", folders=("a store with spaces/and depth/s", "elsewhere/r")),
         Variant("killed and run again", kill=90),
+        Variant("half precision in the same store", dtype="bfloat16"),
     ]
     singly += [Variant(f"environment {number}", environment=one) for number, one in enumerate(_ENVIRONMENTS)]
     order = [singly[0], *singly[3:], *singly[1:3]]  # more workers take long: two of the three come last
@@ -108,8 +110,10 @@ def rows_of(seed: int, count: int) -> list[dict[str, str]]:
 
 def run_variant(variant: Variant, place: Path, rows: Sequence[dict[str, str]], seed: int) -> Ended:
     """Lay the files out and run the whole experiment, exports included."""
-    place.mkdir()
-    settings = {**recipe(seed, len(rows)), "pool": _laid_out(variant.files, place / "data", rows)}
+    place.mkdir(exist_ok=True)
+    settings: dict[str, Any] = {**recipe(seed, len(rows)), "pool": _laid_out(variant.files, place / "data", rows)}
+    if variant.dtype:
+        settings["model"] = {**settings["model"], "dtype": variant.dtype}
     if variant.environment:
         return _by_command(variant, place, settings)
     killed = None
@@ -192,10 +196,18 @@ def signature(place: Path, variant: Variant) -> dict[str, str]:
             found[name] = _hash(json.dumps([examples.ids.tolist(), examples.groups.tolist(), examples.lengths.tolist()]))
         else:
             files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in ("manifest.json", "built.json"))
-            found[name] = _hash(json.dumps([[str(path.relative_to(folder)), file_digest(path)] for path in files]))
+            found[name] = _hash(json.dumps([[str(path.relative_to(folder)), _content(path)] for path in files]))
     for path in sorted((place / "exported").glob("*/data/*")):
         found[f"exported, {path.parent.parent.name}, {path.name}"] = file_digest(path)
     return found
+
+
+def _content(path: Path) -> str:
+    """The hash of a file; the sidecar of a shard without the artifact that it belongs to, whose name holds what must not matter."""
+    if path.suffix == ".json" and path.with_suffix("").is_file():
+        sidecar = json.loads(path.read_bytes())
+        return _hash(json.dumps({name: value for name, value in sidecar.items() if name != "artifact"}, sort_keys=True))
+    return file_digest(path)
 
 
 def _hash(text: str) -> str:

@@ -8,7 +8,7 @@ others that came earlier. Of each moment three ways are always looked at (nothin
 `--draws` more by chance. A trial lays that out, and passes if every artifact under a final name is whole, no file is gone whose name was flushed before, and
 the same command ends with the bytes of the reference run and leaves nothing temporary. After the last operation, where the command has ended well, all that
 it made has to be there already. Ways that leave the same files are tried once. The notes are checked: played back to the end they give the files that
-are really there, so that no write goes past them.
+are really there, so that no write goes past them, and whatever they say is flushed has to be flushed then, so that no flush is announced only.
 """
 
 import shutil
@@ -25,7 +25,7 @@ from campaign.durable import Disk, draws
 from campaign.small_experiment import recipe
 from campaign.stages import each, finish, ground, options, work_of
 from campaign.tally import counts
-from campaign.trial import Verdict, Work, contents, differences, final_name, in_child, kept_apart, not_whole
+from campaign.trial import Verdict, Work, announced_only, contents, differences, final_name, in_child, kept_apart, not_whole
 from curate.store import digest
 
 Left = Mapping[str, bytes | None]
@@ -42,6 +42,8 @@ class Cuts:
         ended = in_child(work, self.reference, scratch / "notes", keep=self.bytes)
         if ended.code:
             raise SystemExit(f"the reference run exits with {ended.code}:\n{ended.said}")
+        if forgotten := announced_only(scratch / "notes", ended.operations):
+            raise SystemExit(f"what was to be flushed was not, {len(forgotten)} times, the first {forgotten[0]}")
         self.operations, self.expected = ended.operations, contents(self.reference)
         self.same = 0  # ways that left what another one had left
 

@@ -1,11 +1,12 @@
 """Put pickles, hostile names, templates and a token where curate works, and see that nothing of them runs, leaks or leaves its folder.
 
-    python -m campaign.security [--part run|pickles|names|templates|calls|all] [--limit N] [--seed S] [--only ID] [--out r.json]
+    python -m campaign.security [--part run|pickles|trainer|names|templates|calls|all] [--limit N] [--seed S] [--only ID] [--out r.json]
 
 run        a real run with two workers, with a token in its environment: the token is in no file, no line, no argument of a process; all ports that
            listened are on the loopback interface; no script of Dask's files ran; what fails, with --debug too, does not tell the token either
 pickles    at every file of the finished run, in four formats, a pickle that touches a canary when it is loaded: `verify`, `report`, `explain`,
            `export` and the run again name it or go on, and the canary is never touched
+trainer    the same in a Trainer's run that a warm-up is read from: its files are refused or passed over, and the canary is never touched
 names      hostile names of the run, a feature, an arm and a target are refused, and nothing is made
 templates  hostile chat templates do not render
 calls      `strace` of a run: files are written in its own folder and that of temporary files only, and no other machine is connected to
@@ -32,14 +33,17 @@ from campaign.catalogue import CODES, TINY, curate
 from campaign.catalogue_security import FORMATS, NAMES, TEMPLATES
 from campaign.confined import MIB, Limits, confined
 from campaign.hostile import CANARY, Ran, holding, safe_recipe, watched_run
+from campaign.security_trainer import trainer_trials
 
-PARTS = ("run", "pickles", "names", "templates", "calls")
+PARTS = ("run", "pickles", "trainer", "names", "templates", "calls")
 LIMITS = Limits(clock=300, processor=60, memory=3072 * MIB)
 COMMANDS = (("verify", "safe"), ("report", "safe"), ("explain", "safe", "row 9"), ("export", "safe", "hard", "out", "--seed", "0"))
 AGAIN = ("run", "safe.yaml", "--until", "select", "--quiet", "--workers", "1", "--device", "cpu")
 FAILING = (("model.path=org/not-here", 4), ("pool.path=absent.jsonl", 3), ("pool={hub: org/not-here, split: train}", 3), ("train.token=" + CANARY, 2))
 _OPENED = re.compile(r'(?P<call>open|openat|creat)\((?:[^,"]+, )?"(?P<path>[^"]*)", (?P<flags>[^,)]+)')
 _CONNECTED = re.compile(r"connect\(.*?(inet_addr\(\"(?P<four>[^\"]*)\"\)|inet_pton\(AF_INET6, \"(?P<six>[^\"]*)\")")
+
+_OF_PYTHON = re.compile(r"<|__|0x|root:")  # how Python shows what is its own, and how a file of accounts begins
 
 Trial = tuple[str, Callable[[], list[str]]]
 
@@ -147,18 +151,21 @@ def _rendered(template: str) -> list[str]:
         canary = Path(folder) / "canary"
 
         def act() -> dict[str, Any]:
+            written = template.replace("CANARY", str(canary))
             try:
-                check_template(_Tokenizer(template.replace("CANARY", str(canary))), seconds=2)
+                check_template(_Tokenizer(written), seconds=2)
             except (ModelError, SafetyError) as error:
                 return {"refused": str(error)}
-            return {"refused": ""}
+            from transformers.utils.chat_template_utils import render_jinja_template
+
+            return {"refused": "", "rendered": render_jinja_template(conversations=[[{"role": "user", "content": "a row"}]], chat_template=written)[0][0]}
 
         ended = confined(act, Path(folder), LIMITS)
         if "refused" not in ended.returned:
             return [f"the check did not come back: {ended.error[-200:]!r}"]
         said = str(ended.returned["refused"])
-        harmless = "''['__class__']" in template or "(1)" in template
-        wrong = [] if said or harmless else [f"{template} renders"]
+        shown = str(ended.returned.get("rendered", ""))  # what is out of reach renders as nothing, and only its use is an error
+        wrong = [f"{template} renders as {shown[:80]!r}"] if _OF_PYTHON.search(shown) else []
         return wrong + (["it touched the canary"] if canary.exists() else []) + (["the refusal has several lines"] if "\n" in said else [])
 
 
@@ -200,7 +207,8 @@ def traced(calls: Sequence[str], place: Path) -> list[str]:
 def trials(part: str, ran: Ran) -> list[Trial]:
     """All of one part."""
     makers: dict[str, Callable[[], Iterator[Trial]]] = {"names": name_trials, "templates": template_trials}
-    makers |= {"run": partial(run_trials, ran), "pickles": partial(pickle_trials, ran), "calls": partial(call_trials, ran)}
+    makers |= {"run": partial(run_trials, ran), "pickles": partial(pickle_trials, ran)}
+    makers |= {"trainer": partial(trainer_trials, ran.home), "calls": partial(call_trials, ran)}
     return list(makers[part]())
 
 

@@ -34,7 +34,7 @@ TIERS: dict[str, list[tuple[str, str]]] = {
         ("disk_full", "--sizes 8 --inodes 4 --limits 4"),
         ("crash_random", "--trials 2"),
         ("cluster_faults", "--n 1"),
-        ("metamorphic", "--variants 8"),
+        ("metamorphic", "--variants 9"),
         ("metamorphic", "--layouts"),
         ("train_resume", "--steps 15 --random 4"),
         ("differential", "--instances 100 --prompts 500"),
@@ -45,6 +45,7 @@ TIERS: dict[str, list[tuple[str, str]]] = {
         ("slurm_one_node", ""),
         ("namespaces", ""),
         ("ssh_loopback", ""),
+        ("teeth", ""),
         ("soak", "--minutes 5"),
     ],
     "release": [
@@ -67,6 +68,7 @@ TIERS: dict[str, list[tuple[str, str]]] = {
         ("namespaces", ""),
         ("ssh_loopback", ""),
         ("load", ""),
+        ("teeth", ""),
         ("soak", "--minutes 60"),
     ],
 }

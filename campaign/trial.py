@@ -6,6 +6,7 @@ import re
 import signal
 import sys
 import traceback
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -94,6 +95,7 @@ def _child(work: Work, place: Path, files: tuple[Path, Path, Path | None], fault
     # Renames and removals that the package does elsewhere than in its store are points too; one that was just announced counts once.
     for name, which in (("rename", 1), ("unlink", 0), ("rmdir", 0)):
         setattr(os, name, around(name, which))
+    _note_flushes(operations.with_name("flushed.txt"))
     try:
         fault.arm(faulty(note))
         work(place)
@@ -107,6 +109,23 @@ def _child(work: Work, place: Path, files: tuple[Path, Path, Path | None], fault
         return 1
     sys.stdout.flush()
     return 0
+
+
+def _note_flushes(file: Path) -> None:
+    """From now on the path of whatever this process really flushes goes into the file, a line each."""
+    notes, flush = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), os.fsync
+
+    def noted(handle: int) -> None:
+        flush(handle)
+        os.write(notes, os.fsencode(os.readlink(f"/proc/self/fd/{handle}")) + b"\n")
+
+    os.fsync = noted  # type: ignore[assignment]
+
+
+def announced_only(notes: Path, operations: list[dict[str, Any]]) -> list[str]:
+    """The paths that a child said it would flush and did not, as often as that was so."""
+    said = Counter(os.path.realpath(one["path"]) for one in operations if one["name"] in ("fsync", "fsync folder"))
+    return sorted((said - Counter((notes / "flushed.txt").read_text().splitlines())).elements())
 
 
 def kept_apart(name: str) -> bool:

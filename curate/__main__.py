@@ -1,5 +1,6 @@
 """The `curate` command: runs the CLI and turns every user error into one line and an exit code."""
 
+import contextlib
 import os
 import sys
 
@@ -33,5 +34,18 @@ def main() -> None:
         sys.exit(0)
 
 
+def main_of_module() -> None:
+    """The same for `python -m curate`: where Ctrl-C came while a library ran code from a string, Python would end itself by SIGINT, not by the exit code."""
+    try:
+        main()
+    except SystemExit as ended:
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        if ended.code == 130:  # of Interrupted
+            os._exit(130)
+        raise
+
+
 if __name__ == "__main__":
-    main()
+    main_of_module()

@@ -10,7 +10,9 @@ from curate.cli_options import AsJson, Device, Quiet, Runs, StoreFolder, Workers
 
 def update(
     run: Annotated[str, typer.Argument(metavar="RUN", help="Name of a run.")],
-    add: Annotated[list[str] | None, typer.Option("--add", metavar="FILE", help="Rows that come: a file, or a source as in a recipe, in braces.")] = None,
+    add: Annotated[
+        list[str] | None, typer.Option("--add", metavar="FILE", help="Rows that come: a file, or a source in braces; paths are from the current folder.")
+    ] = None,
     remove: Annotated[Path | None, typer.Option("--remove", metavar="FILE", help="Rows that go: a file with an id on each line.")] = None,
     name: Annotated[str, typer.Option("--name", help="Name of the new run; default: the old one's with the next number.")] = "",
     train: Annotated[bool, typer.Option("--train", help="Train and evaluate too; default: stop after the selection.")] = False,

@@ -31,7 +31,7 @@ _AMOUNT = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<suffix>[kKmMbB]?)(?P<perc
 class Config(BaseModel):
     """A frozen, strict record: unknown fields, silent conversions and NaN are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, hide_input_in_errors=True)
 
     def __hash__(self) -> int:
         """Of the fields as JSON, for a field may be a list."""

@@ -8,8 +8,9 @@ import numpy as np
 
 from curate.core import Evaluation, Row
 from curate.data.conversation import Conversation, Rejection
-from curate.errors import DataError
+from curate.errors import DataError, NumericError
 from curate.inference.engine import Engine
+from curate.inference.growing import Watched, most_likely
 from curate.inference.scoring import ScoringPlan, plan_scoring
 from curate.interfaces import Answer, Item, Task
 from curate.model import LanguageModel
@@ -44,6 +45,7 @@ class Graded:
     asked_tokens: int
     peak_bytes: int  # of stored keys and values
     unshared: str  # why requests were run one by one, if they were
+    lossy: str = ""  # what is to be known of scores that went through a press
 
 
 def plan(task: Task, items: Sequence[Item], shots: Turns, encoder: Encodes) -> Plan:
@@ -64,9 +66,10 @@ def plan(task: Task, items: Sequence[Item], shots: Turns, encoder: Encodes) -> P
 
 
 def grade(model: LanguageModel, task: Task, asked: Plan, *, label: str) -> Graded:
-    """Ask every item and grade the answers."""
+    """Ask every item and grade the answers; NumericError where the model's logits are no finite numbers, for a NaN would be graded as a wrong answer."""
     engine = Engine(model)
-    answers = _generate(engine, model, task, asked) if asked.scoring is None else _weigh(engine, asked, asked.scoring)
+    answers, sound = _generate(engine, model, task, asked) if asked.scoring is None else _weigh(engine, asked, asked.scoring)
+    _require_sound(label, asked.items, sound)
     scores = np.array(task.grades(asked.items, answers), np.float64)
     evaluation = Evaluation(label, task.metric, np.array([item.id for item in asked.items]), scores)
     records = [record(item, answer, float(score)) for item, answer, score in zip(asked.items, answers, scores, strict=True)]
@@ -104,17 +107,30 @@ def _requests(encoder: Encodes, items: Sequence[Item], texts: Sequence[str], sho
     return [split_answer(row) for row in rows if isinstance(row, Row)]
 
 
-def _weigh(engine: Engine, asked: Plan, scoring: ScoringPlan) -> list[Answer]:
-    return [
+def _weigh(engine: Engine, asked: Plan, scoring: ScoringPlan) -> tuple[list[Answer], list[bool]]:
+    """(what the model gives every answer that is offered, whether these are numbers)."""
+    said = [
         Answer(choices=texts, loglikelihoods=[scored.loglikelihood for scored in found], tokens=[len(k) for k in answers])
         for texts, found, answers in zip(asked.offered, engine.score(scoring), asked.continuations, strict=True)
     ]
+    return said, [not np.isnan(one.loglikelihoods).any() for one in said]
 
 
-def _generate(engine: Engine, model: LanguageModel, task: Task, asked: Plan) -> list[Answer]:
+def _require_sound(label: str, items: Sequence[Item], sound: Sequence[bool]) -> None:
+    broken = [item.id for item, one in zip(items, sound, strict=True) if not one]
+    if broken:
+        raise NumericError(
+            f"evaluation {label}: the model's logits are no finite numbers for {len(broken)} of {len(items)} items (the first is {broken[0]}); "
+            "lower the learning rate it was trained with, or use dtype: float32"
+        )
+
+
+def _generate(engine: Engine, model: LanguageModel, task: Task, asked: Plan) -> tuple[list[Answer], list[bool]]:
     """Greedy answers, stopped at the token that ends the reference's turn or the model's own end of text."""
     special = set(model.tokenizer.all_special_ids)
     ends = {model.tokenizer.eos_token_id} | {token for answers in asked.continuations[:1] for token in answers[0] if token in special}
     limit = int(getattr(task, "max_tokens", 32))
-    tokens = engine.generate(asked.contexts, max_tokens=limit, stop=[token for token in ends if token is not None])
-    return [Answer(generation=model.tokenizer.decode(said, skip_special_tokens=True), tokens=[len(said)]) for said in tokens]
+    choose = Watched(most_likely)
+    tokens = engine.generate(asked.contexts, max_tokens=limit, stop=[token for token in ends if token is not None], choose=choose)
+    answers = [Answer(generation=model.tokenizer.decode(said, skip_special_tokens=True), tokens=[len(said)]) for said in tokens]
+    return answers, choose.sound(tokens)

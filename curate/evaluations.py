@@ -6,7 +6,7 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
 from curate.core import Config
 from curate.data.source import Source
-from curate.interfaces import Task
+from curate.interfaces import Press, Task
 from curate.registry import component
 from curate.strict_yaml import Misplaced
 
@@ -56,6 +56,9 @@ class Evaluate(Config):
     label: str | None = Field(None, description="Name in tables; default: the task's name.")
     target: str | None = Field(None, description="With per_target: only models of this target and the baselines are asked; default: all models.")
     shots: int | None = Field(None, ge=0, description="Few-shot examples; default: 0, or what the task file says.")
+    press: Annotated[SerializeAsAny[Press] | None, BeforeValidator(lambda value: None if value is None else component("presses", value))] = Field(
+        None, description="With a task file: a press, by name or as {name: ..., field: ...}, that prompts go through; scores are then not exact."
+    )
     limit: int | None = Field(None, ge=1, description="Items, drawn by their ids; default: all.")
     seed: int = Field(0, ge=0, description="Of the draw of items and shots.")
 
@@ -63,6 +66,8 @@ class Evaluate(Config):
     def _with_data(self) -> "Evaluate":
         if isinstance(self.task, Task) and not self.data:
             raise Misplaced(("data",), f"task {self.task.name} needs data: [{{path: ...}}]")
+        if isinstance(self.task, Task) and self.press:
+            raise Misplaced(("press",), f"task {self.task.name} is asked exactly; a press goes with a task file (task: FILE.yaml), or remove press")
         if isinstance(self.task, TaskFileName) and self.data and (self.data[0].path is None or self.data != [Source(path=self.data[0].path)]):
             raise Misplaced(("data",), "a task file reads all rows of local files of one path; give data: {path: ...} alone, or name the data in the task file")
         return self
@@ -70,4 +75,5 @@ class Evaluate(Config):
 
 def label_of(evaluation: Evaluate) -> str:
     """What the tables call this evaluation."""
-    return evaluation.label or evaluation.task.name
+    through = f" through {evaluation.press.name}" if evaluation.press else ""
+    return evaluation.label or f"{evaluation.task.name}{through}"

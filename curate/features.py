@@ -174,11 +174,19 @@ class Contents(Sequence[Content]):
 
 def _open(artifact: Artifact) -> tuple[Integers, ShardedRows]:
     require_whole(artifact)
+    return open_shards([artifact.path / name for name in artifact.manifest["summary"]["shards"]])
+
+
+def open_shards(paths: Sequence[Path]) -> tuple[Integers, ShardedRows]:
+    """The numbers of the rows in these files, ascending, and the rows themselves, which are read when they are asked for; IntegrityError."""
     rows: list[Integers] = []
     shards: list[Shard] = []
-    for name in artifact.manifest["summary"]["shards"]:
-        tensors = map_tensors(artifact.path / name)
+    for path in paths:
+        tensors = map_tensors(path)
         if len(tensors["rows"]):
             rows.append(np.array(tensors["rows"], np.int64))
-            shards.append(Shard(artifact.path / name, tuple(stored_rows(tensors).shape)))
-    return np.concatenate(rows) if rows else np.zeros(0, np.int64), ShardedRows.of(shards)
+            shards.append(Shard(path, tuple(stored_rows(tensors).shape)))
+    numbers = np.concatenate(rows) if rows else np.zeros(0, np.int64)
+    if (odd := np.flatnonzero(np.diff(numbers) <= 0)).size:
+        raise IntegrityError(f"{paths[0].parent}: rows do not reconcile: row {numbers[odd[0] + 1]} comes after row {numbers[odd[0]]}; please report this")
+    return numbers, ShardedRows.of(shards)

@@ -79,6 +79,23 @@ def recorded(folder: Path) -> dict[str, dict[str, Any]]:
     return {name: {"bytes": size, "blake2b": found} for (name, size), found in zip(sizes.items(), hashes, strict=True)}
 
 
+def sealed(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The manifest as it will be read, with the hash of all that it says."""
+    said = json.loads(canonical(manifest))
+    return {**said, "blake2b": digest(canonical(said))}
+
+
+def is_sealed(manifest: Any) -> bool:
+    """Whether it says what it said when it was sealed."""
+    if not isinstance(manifest, dict):
+        return False
+    said = {name: value for name, value in manifest.items() if name != "blake2b"}
+    try:
+        return bool(manifest.get("blake2b") == digest(canonical(said)))
+    except ValueError:  # NaN, or half a character
+        return False
+
+
 def verify(path: Path) -> list[str]:
     """What is wrong with the artifact in this directory: a line per missing, added or changed file; empty if intact. DiskError."""
     return differences(path, read_json(path / "manifest.json"))
@@ -89,6 +106,8 @@ def differences(path: Path, manifest: Mapping[str, Any], *, read: bool = True) -
 
     A temporary file does not count: one that was frozen while it was written may still lie there, and nobody reads it.
     """
+    if not is_sealed(manifest):
+        return [f"{path / 'manifest.json'} does not carry its own hash: it was changed, or is of another version"]
     known: dict[str, dict[str, Any]] = manifest["files"]
     wrong, same = _other_sizes(path, known)
     hashes = file_digests([path / name for name in same]) if read else []

@@ -220,6 +220,11 @@ class Press(Component):
     whole: ClassVar[Mapping[str, Any] | None] = None  # the fields that keep everything; by default `keep: 1`
     error: ClassVar[float] = 0.0  # how far logits are then from the full cache's, in standard deviations: for presses that round numbers
 
+    covers: Literal["prefix", "prompt"] = Field(
+        "prefix",
+        description="What is compressed: what several requests begin with, or every prompt whole, one after the other.",
+    )
+
     @property
     def reads_inputs(self) -> bool:
         """Whether it needs what every layer's attention is given, beside queries, keys and values."""

@@ -13,6 +13,7 @@ All requests of a call are one plan. Log-likelihoods and greedy answers equal th
 
 import contextlib
 import logging
+import math
 import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -20,7 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from curate.errors import ConfigError, CurateError, DataError, ModelError
+from curate.errors import ConfigError, CurateError, DataError, ModelError, NumericError
 from curate.hushed import hushed
 from curate.inference.stops import Stops
 from curate.model_folder import read_config
@@ -133,6 +134,9 @@ class CurateLM(HFLM):  # type: ignore[misc]
             _log.warning("%d of %d requests are longer than the model's %d tokens and lose the beginning of their context", cut, len(requests), self.max_length)
         found = self.engine.score(self.engine.plan([context for context, _ in fitted], [[continuation] for _, continuation in fitted]))
         answers = [(one.loglikelihood, one.greedy) for (one,) in found]
+        broken = sum(math.isnan(nats) for nats, _ in answers)
+        if broken:
+            raise NumericError(f"{self.pretrained}: the logits are no finite numbers for {broken} of {len(answers)} requests; try dtype=float32")
         for (texts, _, _), answer in zip(requests, answers, strict=True):
             if texts is not None:
                 self.cache_hook.add_partial("loglikelihood", texts, answer)

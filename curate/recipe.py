@@ -15,9 +15,9 @@ from curate.errors import ConfigError
 from curate.evaluations import Evaluate, Sources, TaskFileName, label_of, listed
 from curate.gradient_scorer import GradientScorer
 from curate.growth import Step
-from curate.hygiene.benchmark import LeakRules
 from curate.hygiene.near import THRESHOLD
-from curate.interfaces import Output, Scorer, Selector, Task
+from curate.hygiene.settings import Leaks, Semantic
+from curate.interfaces import Output, Press, Scorer, Selector, Task
 from curate.settings import ModelSpec, Share, Train, Warmup
 from curate.strict_yaml import Document, Misplaced, explain, load, nearest, override
 from curate.training.reporters import ReporterName
@@ -53,17 +53,21 @@ class Hygiene(Config):
 
     quarantine_limit: Share = Field(0.01, description="Largest share of rows that may be set aside before the run stops.")
     on_bad_row: Literal["error", "quarantine"] = Field("error", description="A line that cannot be read stops the run, or is set aside.")
-    deduplicate: Literal["none", "exact", "near"] = Field("none", description="Leave out rows that say the same, or almost the same, as one before.")
+    deduplicate: Literal["none", "exact", "near", "semantic"] = Field(
+        "none", description="Leave out rows that say the same as one before: in the same words, in almost the same ones, or by their vectors."
+    )
     near_at: float = Field(THRESHOLD, ge=0.7, le=1, description="Jaccard similarity of 5-word shingles from which rows are near-duplicates.")
+    semantic: Semantic | None = Field(None, description="Encoder and cosine of deduplicate: semantic.")
     decontaminate: bool = Field(False, description="Leave out rows that leak a target or an evaluation; leaks are reported in any case.")
     drop: Literal["dirty", "suspicious"] = Field("dirty", description="Which leaks are left out.")
-    leaks: LeakRules = LeakRules()
+    leaks: Leaks = Leaks()
     target_overlap: Share = Field(0.1, description="Largest share of a target's rows that may be items of an evaluation; 100% where that is meant.")
 
     @property
     def leaving_nothing_out(self) -> "Hygiene":
         """The same for rows that only stand for others."""
-        return self.model_copy(update={"deduplicate": "none", "decontaminate": False, "target_overlap": 1.0})
+        words_only = self.leaks.model_copy(update={"near": None})
+        return self.model_copy(update={"deduplicate": "none", "decontaminate": False, "target_overlap": 1.0, "leaks": words_only})
 
 
 class Recipe(Config):
@@ -250,7 +254,7 @@ def _fields_at(document: Document, path: tuple[str | int, ...]) -> list[str]:
         value = _at(value, step)
         if known is not None and isinstance(step, str) and step in known.model_fields:
             known, kind = _model_in(known.model_fields[step].annotation), step
-            if known in (Scorer, Selector, Task):
+            if known in (Press, Scorer, Selector, Task):
                 known = _component_class(kind, value)
         elif known is not None and isinstance(step, str) and known in (Scorer, Selector, Task):
             known = _component_class("features", value)
@@ -268,12 +272,13 @@ def _at(value: Any, step: str | int) -> Any:
 def _component_class(field: str, value: Any) -> type[BaseModel] | None:
     from curate.registry import load as load_class
 
-    kinds: dict[str, Literal["scorers", "selectors", "tasks"]] = {"selector": "selectors", "task": "tasks"}
+    kinds: dict[str, Literal["presses", "scorers", "selectors", "tasks"]] = {"press": "presses", "selector": "selectors", "task": "tasks"}
     name = value.get("name") if isinstance(value, dict) else value
     if field == "task" and isinstance(value, dict) and "file" in value:
         return TaskFileName
     if not isinstance(name, str):
-        return {"selector": Selector, "task": Task}.get(field, Scorer)
+        abstract: dict[str, type[BaseModel]] = {"press": Press, "selector": Selector, "task": Task}
+        return abstract.get(field, Scorer)
     try:
         return load_class(kinds.get(field, "scorers"), name)
     except ConfigError:

@@ -24,7 +24,7 @@ from curate.core import Artifact
 from curate.errors import IntegrityError, SafetyError
 from curate.folders import is_plain_file, make_folder, move, refusals, remove, remove_temporaries, remove_tree, sync_folder
 from curate.intact import canonical as canonical
-from curate.intact import differences, recorded, set_aside
+from curate.intact import differences, recorded, sealed, set_aside
 from curate.intact import digest as digest
 from curate.intact import file_digest as file_digest
 from curate.intact import read_json as read_json
@@ -32,7 +32,7 @@ from curate.intact import verify as verify
 from curate.locks import Notify as Notify
 from curate.locks import locked as locked
 
-SCHEMA = 1
+SCHEMA = 2
 READ_LATER = frozenset({"features"})  # may hold thousands of files: curate/features.py compares all bytes before it uses any
 _CLOSED = ".closed"
 _ATTEMPTS = 3  # at an artifact whose committed shards change while it is built; then the disk is not to be trusted
@@ -248,16 +248,8 @@ class Store:
         remove_temporaries(closed)
         files = recorded(closed)
         _check_shards(files, closed, part)
-        manifest = {
-            "schema": SCHEMA,
-            "key": key,
-            "stage": request.stage,
-            "version": request.version,
-            "fields": request.fields,
-            "inputs": list(request.inputs),
-            "summary": summary,
-            "files": files,
-        }
+        about = {"schema": SCHEMA, "key": key, "stage": request.stage, "version": request.version}
+        manifest = sealed({**about, "fields": request.fields, "inputs": list(request.inputs), "summary": summary, "files": files})
         atomic_write(closed / "manifest.json", canonical(manifest), below=closed)
         if final.exists():  # a directory without a manifest is no artifact; a complete one would have been found
             remove_tree(final)

@@ -17,7 +17,9 @@ from curate.inference.activated import Activated, score_activated
 from curate.inference.engine import Engine
 from curate.inference.ledger import Ledger
 from curate.inference.variants import Variants
+from curate.inference.vllm_backend import Vllm, VllmEngine
 from curate.interfaces import Press
+from curate.model import LanguageModel
 from curate.pipelines.calibrate_press import Calibration
 
 BASE = "base"
@@ -43,6 +45,7 @@ class Asking:
     device: str
     batch_tokens: int = 8192
     continuous: bool = False
+    vllm: Vllm | None = None  # generates, if there is one
     press: Press | None = None
     calibration: Calibration = field(default_factory=Calibration)
 
@@ -50,19 +53,25 @@ class Asking:
         """What a variant says; through the press, if there is one, unless it is to be exact."""
         started = time.monotonic()
         press = None if exact else self.press
-        continuous = self.continuous and exam.generates
         with about(name or BASE), self.variants.using(name) as model:
-            engine = Engine(model, self.batch_tokens, press, self.calibration.state if press else None, continuous=continuous)
+            engine = self._engine(exam, name, model, press)
             replies = exam.ask(engine, self.ledger, self._identity(name, engine))
+        through, share = exam.through(press, engine.layout) if press else (0, 0.0)
         cost = {
             "forward_tokens": engine.forward_tokens,
             "tokens_without_sharing": engine.asked_tokens,
             "cache_bytes": engine.peak_bytes,
-            "compressed_tokens": exam.covered(engine.layout) if press else 0,
+            "compressed_tokens": through,
+            "compressed_share": share,
             "seconds": round(time.monotonic() - started, 3),
             "unshared": engine.unshared,
         }
         return _said(exam, name, replies, exact=press is None, **cost)
+
+    def _engine(self, exam: Exam, name: Name, model: LanguageModel, press: Press | None) -> Engine:
+        if self.vllm is not None and exam.generates:
+            return VllmEngine(model, self.batch_tokens, press, vllm=self.vllm, adapter=name)
+        return Engine(model, self.batch_tokens, press, self.calibration.state if press else None, continuous=self.continuous and exam.generates)
 
     def together(self, exam: Exam, names: Sequence[Name]) -> dict[Name, Said]:
         """What the base and activated adapters say: tokens before an adapter's invocation are the base's, and computed once for all of them."""
@@ -97,10 +106,11 @@ class Asking:
 
     def _identity(self, name: Name, engine: Engine) -> dict[str, Any]:
         """All that decides an answer but the request."""
+        elsewhere = {"vllm": engine.vllm.build} if isinstance(engine, VllmEngine) else {}
         return {
             "model": dict(self.model),
             "weights": self.variants.fingerprint(name) if name is not None else None,
-            "engine": {"curate": __version__, "layout": asdict(engine.layout), "continuous": engine.continuous},
+            "engine": {"curate": __version__, "layout": asdict(engine.layout), "continuous": engine.continuous, **elsewhere},
             "press": [engine.press.model_dump(mode="json"), engine.press.version, self.calibration.digest] if engine.press else None,
             "versions": environment(self.device),
         }

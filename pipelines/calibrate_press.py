@@ -6,11 +6,13 @@ from typing import Any
 
 from curate.core import Artifact
 from curate.errors import IntegrityError
+from curate.harness.exam import Exam
 from curate.interfaces import Press, State
 from curate.model import LanguageModel
 from curate.store import Store, Workspace, canonical, digest
 
 STAGE, FILE = "calibration", "state.safetensors"
+CALIBRATING = 8  # questions of each task whose texts a press is calibrated on
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Source:
 def calibrated(store: Store, press: Press, source: Source) -> Calibration:
     """The calibration of this press on this base: found in the store, or made now and kept; nothing for a press that needs none."""
     fields = {
-        "press": press.model_dump(mode="json"),
+        "press": press.model_dump(mode="json", exclude={"covers"}),  # which changes nothing that is measured
         "base": dict(source.identity),
         "seed": source.seed,
         "texts": digest(canonical([list(text) for text in source.texts])),
@@ -46,6 +48,12 @@ def calibrated(store: Store, press: Press, source: Source) -> Calibration:
             return Calibration()
         artifact = store.build(STAGE, lambda workspace: _write(workspace, state), fields=fields, version=press.version)
     return Calibration(_read(artifact), artifact.manifest["files"][FILE]["blake2b"])
+
+
+def texts_of(exams: Sequence[Exam]) -> list[list[int]]:
+    """What a press is calibrated on: the first questions of each exam, with what they were asked with."""
+    sent = [asked.sent[0] for exam in exams for asked in exam.asked[:CALIBRATING] if asked.sent]
+    return [[*one.context, *one.continuation] for one in sent]
 
 
 def _write(workspace: Workspace, state: State) -> Mapping[str, Any]:

@@ -1,6 +1,6 @@
 """Certify: every certificate of a finished run, computed again from the stored features and held against what the run said."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ def certify_run(directory: Path, store: Path) -> Certified:
     """Recompute all certificates of the run; IntegrityError with every one that differs."""
     found, wrong = Certified(), []
     place = Store(store)
-    for label, key in {stage["label"]: stage["key"] for stage in stages_of(directory) if stage["stage"] == "selection"}.items():
+    for label, key in _selections(stages_of(directory)):
         artifact = place.find(key)
         if artifact is None:
             raise IntegrityError(f"{store / key} is missing or damaged; run the recipe again to compute it")
@@ -52,6 +52,13 @@ def certify_run(directory: Path, store: Path) -> Certified:
     if wrong:
         raise IntegrityError("\n".join(wrong) + "\nthese certificates are not those of the rows: the stored selection or its record was changed")
     return found
+
+
+def _selections(stages: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
+    """(label, key) of every selection, each once: of a grown run an arm has two under one label, for the pool before its last step and after it."""
+    last = {stage["label"]: stage["key"] for stage in stages if stage["stage"] == "selection"}
+    for label, key in dict.fromkeys((stage["label"], stage["key"]) for stage in stages if stage["stage"] == "selection"):
+        yield label if last[label] == key else f"{label} (before the last step of growth)", key
 
 
 def arm_of(fields: Mapping[str, Any]) -> Arm | None:

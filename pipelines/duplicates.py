@@ -71,7 +71,7 @@ def find_duplicates(session: Session, pool: Artifact, hygiene: Hygiene) -> Artif
         exact, apart = (int((one != np.arange(count)).sum()) for one in (same, group))
         return {"rows": count, "exact": exact, "near": apart - exact, "candidates": looked_at, "unread": unread}
 
-    fields = {"deduplicate": hygiene.deduplicate, "near_at": hygiene.near_at if near else None}
+    fields = {"deduplicate": "near" if near else "exact", "near_at": hygiene.near_at if near else None}
     return session.build("duplicates", "pool (duplicates)", make, fields=fields, inputs=[pool.key], version=VERSION)
 
 

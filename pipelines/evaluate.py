@@ -128,7 +128,11 @@ def evaluate(
         model = _resident(handle, device) if checkpoint else cached(handle, device)
         if checkpoint:
             apply_weights(model.names, read_weights(checkpoint.path))
-        graded = examination.ask(model, replace(handle, lora=None))
+        try:
+            graded = examination.ask(model, replace(handle, lora=None))
+        except NumericError as broken_logits:
+            named = f"the model trained as {checkpoint.key}" if checkpoint else f"the base model {handle.path}"
+            raise NumericError(f"{named}: {broken_logits}") from broken_logits
         broken = np.flatnonzero(~np.isfinite(graded.evaluation.scores))
         if len(broken):
             item = graded.evaluation.ids[broken[0]]
@@ -146,6 +150,7 @@ def evaluate(
             "tokens_without_sharing": graded.asked_tokens,
             "cache_bytes": graded.peak_bytes,
             "unshared": graded.unshared,
+            "lossy": graded.lossy,
         }
 
     return store.build_request(evaluation_request(examination, handle, checkpoint, environment), make)

@@ -16,21 +16,23 @@ from curate.harness.reading import LocalTask, read_task
 from curate.harness.results import Evaluated
 from curate.harness.tokens import HarnessTokens
 from curate.inference.activated_plan import invocation_start
+from curate.inference.adapter_folder import adapter_folder
 from curate.inference.ledger import Ledger, open_ledger
 from curate.inference.probe import alone_because
 from curate.inference.variants import Variants
+from curate.inference.vllm_backend import Vllm
+from curate.inference.vllm_process import build
 from curate.interfaces import Press
 from curate.model import LanguageModel, ModelHandle, fresh, load_tokenizer, resolve
 from curate.model_folder import positions, read_config
 from curate.pipelines.ask_variants import BASE, Asking, Name, Said, environment
-from curate.pipelines.calibrate_press import Calibration, Source, calibrated
+from curate.pipelines.calibrate_press import Calibration, Source, calibrated, texts_of
 from curate.pipelines.launch import pick_device
 from curate.pipelines.trust_press import trust
 from curate.pipelines.variant_folders import VariantFolders, variant_folders
 from curate.settings import ModelSpec
 from curate.store import Store, atomic_write, canonical, digest
 
-CALIBRATING = 8  # questions of each task whose texts a press is calibrated on
 Say = Callable[[str], None]
 
 
@@ -49,6 +51,7 @@ class Wanted:
     device: str = "auto"
     batch_tokens: int = 8192
     continuous: bool = False  # generation by transformers' continuous batching
+    vllm: bool = False  # generation by vLLM
     log_items: Path | None = None
     store: Path = field(default_factory=lambda: Path("store"))
 
@@ -72,8 +75,9 @@ def evaluate_models(wanted: Wanted, say: Say = lambda message: None) -> Evaluate
         for name in folders.paths:  # one that does not fit is found before hours are spent on the others
             with variants.together([name]):
                 pass
-        asking = Asking(model, variants, ledger, device, wanted.batch_tokens, wanted.continuous, wanted.press, calibration)
-        found, exact = _ask(asking, exams, folders, wanted, say)
+        with _vllm(wanted, base, handle, exams, folders) as vllm:
+            asking = Asking(model, variants, ledger, device, wanted.batch_tokens, wanted.continuous, vllm, wanted.press, calibration)
+            found, exact = _ask(asking, exams, folders, wanted, say)
     if wanted.log_items:
         _log(wanted.log_items, exams, found, wanted.press)
     return Evaluated(
@@ -83,7 +87,7 @@ def evaluate_models(wanted: Wanted, say: Say = lambda message: None) -> Evaluate
         version=__version__,
         press=wanted.press.model_dump(mode="json") if wanted.press else None,
         seed=wanted.seed,
-        notes=[note for exam in exams for note in _notes(exam, variants)],
+        notes=[note for exam in exams for note in _notes(exam, variants, wanted)],
         examined=[said.record for exam in exams for said in found[exam.name].values()],
         trust=[trust(first(exam, wanted.calibrate_on), list(exact[exam.name].values()), list(found[exam.name].values())) for exam in exams if exact],
         plans={exam.name: exam.digest for exam in exams},
@@ -158,9 +162,28 @@ def _check_together(wanted: Wanted, exams: Sequence[Exam], folders: VariantFolde
             raise ConfigError(f"{one} is an activated adapter, which is evaluated by log-likelihoods alone, and task {generating} generates; leave one out")
     if wanted.continuous and wanted.press:
         raise ConfigError("--continuous keeps whole caches, and --press compresses them; leave one out")
+    if wanted.vllm:
+        _check_vllm(wanted, exams)
     sampling = next((exam.name for exam in exams if exam.samples), None)
     if wanted.continuous and sampling is not None:
         raise ConfigError(f"--continuous gives greedy answers, and task {sampling} samples them; leave --continuous out")
+
+
+def _check_vllm(wanted: Wanted, exams: Sequence[Exam]) -> None:
+    if wanted.press or wanted.continuous:
+        raise ConfigError(f"--vllm generates in its own way, and so does {'--press' if wanted.press else '--continuous'}; leave one out")
+    if not any(exam.generates for exam in exams):
+        raise ConfigError("--vllm generates answers, and no task asks for any; leave it out: log-likelihoods are the engine's")
+    build()
+
+
+def _vllm(
+    wanted: Wanted, base: LanguageModel, handle: ModelHandle, exams: Sequence[Exam], folders: VariantFolders
+) -> contextlib.AbstractContextManager[Vllm | None]:
+    if not wanted.vllm:
+        return contextlib.nullcontext()
+    adapters = {name: adapter_folder(path, folders.lora) for name, path in folders.paths.items()}
+    return Vllm(base, handle, adapters, batch_tokens=wanted.batch_tokens, longest=max(exam.longest for exam in exams if exam.generates))
 
 
 @contextlib.contextmanager
@@ -182,13 +205,13 @@ def _calibration(wanted: Wanted, base: LanguageModel, exams: Sequence[Exam], ide
     if why:
         raise ModelError(f"{wanted.model.path} cannot be run through a press: {why}; leave --press out, and its requests run one by one")
     say(f"calibrating {wanted.press.name}, unless it was before")
-    sent = [asked.sent[0] for exam in exams for asked in exam.asked[:CALIBRATING] if asked.sent]
-    texts = [[*one.context, *one.continuation] for one in sent]
-    return calibrated(Store(wanted.store.absolute(), say), wanted.press, Source(base, identity, texts, wanted.seed))
+    return calibrated(Store(wanted.store.absolute(), say), wanted.press, Source(base, identity, texts_of(exams), wanted.seed))
 
 
-def _notes(exam: Exam, variants: Variants) -> list[str]:
+def _notes(exam: Exam, variants: Variants, wanted: Wanted) -> list[str]:
     notes = list(exam.questions.notes)
+    if wanted.vllm and exam.generates:
+        notes.append(f"{exam.name}: answers come from {build()}; greedy ones equal the engine's up to rounding, sampled ones are drawn with other numbers")
     questions, tokens = exam.dropped
     if questions:
         notes.append(f"{exam.name}: {questions} of {len(exam.asked)} questions do not fit the model; up to {tokens} tokens were cut from their left")

@@ -8,21 +8,27 @@ from typing import Any
 import numpy as np
 
 from curate.core import Evaluation
-from curate.errors import ConfigError, DataError, IntegrityError, about
+from curate.errors import ConfigError, DataError, IntegrityError, ModelError, about
 from curate.evaluate import Graded
 from curate.evaluations import Evaluate, TaskFileName
-from curate.harness.exam import Exam, prepare, record
-from curate.harness.metrics import values
+from curate.harness.exam import Exam, Reply, first, prepare, record
+from curate.harness.metrics import Value, values
 from curate.harness.questions import build_questions
 from curate.harness.reading import LocalTask, read_task
 from curate.harness.task_file import LOWER_IS_BETTER
 from curate.harness.tokens import HarnessTokens
 from curate.inference.engine import Engine
+from curate.inference.fidelity import Gate, doubts_of
 from curate.inference.ledger import Ledger
-from curate.model import LanguageModel, ModelHandle, load_tokenizer
+from curate.inference.probe import alone_because
+from curate.interfaces import Press, State
+from curate.model import LanguageModel, ModelHandle, cached, load_tokenizer
+from curate.pipelines.calibrate_press import texts_of
+from curate.pipelines.trust_press import fidelity
 from curate.store import canonical, digest
 
 _UNKNOWN = {"model": None, "weights": None, "engine": None, "press": None, "versions": None}  # a ledger of one evaluation needs no identity
+HELD_AGAINST = 32  # first questions that are asked exactly too where there is a press
 
 
 @dataclass(frozen=True)
@@ -53,10 +59,12 @@ class FileExamination:
     graded_by: str  # the task's fields as JSON
     asked: str  # the digest of questions, in tokens, and of right answers
     inputs: tuple[str, ...] = ()
+    press: Press | None = None
 
     def identity(self) -> dict[str, Any]:
         """What of it decides the scores."""
-        return {"label": self.label, "graded_by": self.graded_by, "asked": self.asked, "seed": self.origin.seed}
+        lossy = {"press": [self.press.model_dump(mode="json"), self.press.version]} if self.press else {}
+        return {"label": self.label, "graded_by": self.graded_by, "asked": self.asked, "seed": self.origin.seed, **lossy}
 
     def ask(self, model: LanguageModel, handle: ModelHandle) -> Graded:
         """Every question, asked of this model and graded by the task's first metric."""
@@ -64,13 +72,52 @@ class FileExamination:
             exam = in_tokens(self.origin, handle)
             if _asked(exam) != self.asked:
                 raise IntegrityError(f"{self.origin.file} or its data changed while the experiment ran; run the same command again")
-            engine = Engine(model)
-            said = exam.ask(engine, Ledger(), _UNKNOWN)
-        graded = [values(exam.task, asked.question, reply) for asked, reply in zip(exam.asked, said, strict=True)]
-        records = [record(asked.question, reply, found) for asked, reply, found in zip(exam.asked, said, graded, strict=True)]
+            engine = Engine(model, press=self.press, state=_calibrated(self.press, self.origin, handle, model.device) if self.press else None)
+            said = _asked_of(engine, exam)
+            lossy = _lossy(self.press, engine, exam, said) if self.press else ""
+        answers = zip(exam.asked, said.replies, said.graded, strict=True)
+        records = [{**record(asked.question, reply, graded), **self._through} for asked, reply, graded in answers]
         scores = np.array([one["score"] for one in records], np.float64)
         evaluation = Evaluation(self.label, self.metric, np.array([asked.question.id for asked in exam.asked]), scores)
-        return Graded(evaluation, records, engine.forward_tokens, engine.asked_tokens, engine.peak_bytes, engine.unshared)
+        return Graded(evaluation, records, engine.forward_tokens, engine.asked_tokens, engine.peak_bytes, engine.unshared, lossy)
+
+    @property
+    def _through(self) -> dict[str, str]:
+        return {"press": self.press.name} if self.press else {}
+
+
+@dataclass(frozen=True)
+class _Said:
+    """What a model said to an exam, graded."""
+
+    replies: list[Reply]
+    graded: list[dict[str, Value]]
+
+
+def _asked_of(engine: Engine, exam: Exam) -> _Said:
+    replies = exam.ask(engine, Ledger(), _UNKNOWN)
+    return _Said(replies, [values(exam.task, asked.question, reply) for asked, reply in zip(exam.asked, replies, strict=True)])
+
+
+@lru_cache(maxsize=8)
+def _calibrated(press: Press, origin: Origin, handle: ModelHandle, device: str) -> State | None:
+    """What the press measured on the base model, so that it is the same for every variant."""
+    exam = in_tokens(origin, handle)
+    base = cached(handle, device)
+    why = alone_because(base, exam.longest)
+    if why:
+        raise ModelError(f"{handle.path} cannot be run through a press: {why}; remove press")
+    return press.calibrate(base, texts_of([exam]), origin.seed)
+
+
+def _lossy(press: Press, engine: Engine, exam: Exam, lossy: _Said) -> str:
+    """What the press did to the scores: how much went through it, and how the first answers compare with exact ones."""
+    beginning = first(exam, HELD_AGAINST)
+    found = fidelity(beginning, [_asked_of(Engine(engine.model), beginning)], [lossy])
+    _, share = exam.through(press, engine.layout)
+    doubts = "".join(f": do not rank arms by these scores, for {doubt}" for doubt in doubts_of(found, Gate()))
+    measured = f"{found.agreement:.1%} of {found.items} answers are those of the exact run"
+    return f"{share:.1%} of the prompts' tokens went through {press.name}, and {measured}{doubts}"
 
 
 def examine_file(entry: Evaluate, label: str, folder: Path, handle: ModelHandle) -> FileExamination:
@@ -85,7 +132,7 @@ def examine_file(entry: Evaluate, label: str, folder: Path, handle: ModelHandle)
         exam = in_tokens(origin, handle)
     if len(exam.asked) < 2:
         raise DataError(f"evaluation {label}: it asks a single question, and arms are compared over two or more; raise limit, or give it more data")
-    return FileExamination(label, entry.target, metric, higher, origin, task.file.model_dump_json(exclude={"data"}), _asked(exam))
+    return FileExamination(label, entry.target, metric, higher, origin, task.file.model_dump_json(exclude={"data"}), _asked(exam), press=entry.press)
 
 
 @lru_cache(maxsize=8)

@@ -13,16 +13,20 @@ from curate.data.table import table_bytes
 from curate.errors import DataError, IntegrityError
 from curate.pipelines.cells import Chosen
 from curate.pipelines.duplicates import find_duplicates, groups_of
+from curate.pipelines.embedded import embedded
 from curate.pipelines.evaluate import AnyExamination, Examination
 from curate.pipelines.guarded import guarded_sets
 from curate.pipelines.leaks import find_leaks, leaking_rows, stored_gate
+from curate.pipelines.near_leaks import find_near_leaks
 from curate.pipelines.select import read_selection
+from curate.pipelines.semantic import Led, find_semantic, led_by
 from curate.pipelines.session import Session
 from curate.recipe import Hygiene, Recipe
 from curate.store import Workspace
 
 VERSION = 1
 DROPPED = "dropped.parquet"
+_MEASURED = {"near_duplicate": "similarity", "semantic_duplicate": "cosine"}
 
 
 @dataclass(frozen=True)
@@ -33,34 +37,39 @@ class Cleaned:
     leaks: Artifact
     duplicates: Artifact | None
     pool: Artifact
+    semantic: Artifact | None = None
 
 
 def clean(session: Session, recipe: Recipe, pool: Artifact, targets: Mapping[str, Artifact], examinations: Sequence[AnyExamination]) -> Cleaned:
     """Compare the pool with every target and evaluation, and its rows with each other; leave out what the recipe says."""
     hygiene = recipe.hygiene
     items = {one.label: Artifact(one.inputs[0], one.items, {}) for one in examinations if isinstance(one, Examination)}
-    leaks = find_leaks(session, pool, guarded_sets(targets, ", ".join(recipe.target), examinations, items), hygiene)
+    sets = guarded_sets(targets, ", ".join(recipe.target), examinations, items)
+    near = hygiene.leaks.near
+    beside = find_near_leaks(session, embedded(session, recipe, pool, near.encoder, "question"), pool, sets, hygiene.leaks) if near else None
+    leaks = find_leaks(session, pool, sets, hygiene, beside)
     duplicates = find_duplicates(session, pool, hygiene) if hygiene.deduplicate != "none" else None
+    semantic = find_semantic(session, recipe, pool, duplicates, leaks) if duplicates and hygiene.deduplicate == "semantic" else None
     if duplicates is None and not hygiene.decontaminate:
         return Cleaned(pool, leaks, None, pool)
 
     def make(workspace: Workspace) -> Mapping[str, Any]:
         leaking = leaking_rows(leaks, hygiene.drop) if hygiene.decontaminate else {}
-        return _write(workspace, pool, _dropped(pool, leaking, duplicates))
+        return _write(workspace, pool, _dropped(pool, leaking, duplicates, semantic))
 
     fields = {"drop": hygiene.drop if hygiene.decontaminate else None}
-    inputs = [pool.key, *([leaks.key] if hygiene.decontaminate else []), *([duplicates.key] if duplicates else [])]
-    return Cleaned(pool, leaks, duplicates, session.build("clean", "pool", make, fields=fields, inputs=inputs, version=VERSION))
+    inputs = [pool.key, *([leaks.key] if hygiene.decontaminate else []), *(one.key for one in (duplicates, semantic) if one)]
+    return Cleaned(pool, leaks, duplicates, session.build("clean", "pool", make, fields=fields, inputs=inputs, version=VERSION), semantic)
 
 
-def _dropped(pool: Artifact, leaking: Mapping[str, Mapping[str, Any]], duplicates: Artifact | None) -> list[dict[str, Any]]:
+def _dropped(pool: Artifact, leaking: Mapping[str, Mapping[str, Any]], duplicates: Artifact | None, semantic: Artifact | None) -> list[dict[str, Any]]:
     """A line for each row that has to go: leaks first, so that of a group of duplicates the first row stays that does not leak."""
     examples, order = opened(pool.path), in_reading_order(pool.path)
     lines = [_line(row, "leak", found["benchmark"], found["item"], found["cover"], found["matched"]) for row, found in leaking.items()]
     if duplicates is None:
         return lines
     names, groups = examples.ids[order], groups_of(duplicates)
-    free = ~np.isin(names, list(leaking))
+    free, led = ~np.isin(names, list(leaking)), led_by(semantic) if semantic else None
     kept: dict[int, int] = {}
     for row in np.flatnonzero(free & _in_groups(groups.group)).tolist():
         head = kept.setdefault(int(groups.group[row]), row)
@@ -68,7 +77,15 @@ def _dropped(pool: Artifact, leaking: Mapping[str, Mapping[str, Any]], duplicate
             exact = groups.same[row] == groups.same[head]
             likeness = 1.0 if exact else float(groups.likeness[row])
             lines.append(_line(str(names[row]), "duplicate" if exact else "near_duplicate", "pool", str(names[head]), likeness, ""))
-    return lines
+    return lines if led is None else _follow(lines, names, led)
+
+
+def _follow(lines: list[dict[str, Any]], names: Any, led: Led) -> list[dict[str, Any]]:
+    """The lines with those of semantic duplicates; a copy of such a row goes for the row that stays, too."""
+    went = np.flatnonzero(led.row != np.arange(len(led.row)))
+    stays = {str(names[row]): (str(names[led.row[row]]), float(led.likeness[row])) for row in went}
+    led_lines = [_line(name, "semantic_duplicate", "pool", *partner, "") for name, partner in stays.items()]
+    return [_line(one["id"], "semantic_duplicate", "pool", *stays[one["partner"]], "") if one["partner"] in stays else one for one in lines] + led_lines
 
 
 def _in_groups(group: Any) -> Any:
@@ -102,7 +119,7 @@ def _detail(line: Mapping[str, Any]) -> str:
     if line["reason"] == "leak":
         said = f": {line['matched'][:120]}" if line["matched"] else ""
         return f"{line['likeness']:.0%} of item {line['partner']} of {line['where']}{said}"
-    return f"of row {line['partner']}" + (f", similarity {line['likeness']:.2f}" if line["reason"] == "near_duplicate" else "")
+    return f"of row {line['partner']}" + (f", {_MEASURED[line['reason']]} {line['likeness']:.2f}" if line["reason"] in _MEASURED else "")
 
 
 def _table(lines: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> bytes:

@@ -43,18 +43,18 @@ def inspect_data(recipe: Recipe, folder: Path, shown: int) -> None:
     parts = {"pool": recipe.pool, **{f"target {name}": sources for name, sources in recipe.target.items()}}
     parts |= {f"evaluation {label_of(entry)}": entry.data for entry in recipe.evaluate if entry.data and not isinstance(entry.task, TaskFileName)}
     seen = {name: _inspect(name, sources, folder, encoder, shown) for name, sources in parts.items()}
-    _print_hygiene({name: part.looked for name, part in seen.items()}, recipe.hygiene)
+    _print_hygiene({name: part.looked for name, part in seen.items()}, recipe.hygiene, folder)
     refusals = [refusal for name, part in seen.items() if (refusal := _refusal(name, part, recipe.hygiene))]
     if refusals:
         raise DataError("; ".join(refusals))
 
 
-def _print_hygiene(parts: dict[str, Looked], hygiene: Hygiene) -> None:
+def _print_hygiene(parts: dict[str, Looked], hygiene: Hygiene, folder: Path) -> None:
     """What leaks, what repeats, what is poor and where the pool comes from, of the rows that were read."""
     from rich.console import Console
 
     console = Console(highlight=False)
-    for line in hygiene_lines(parts, hygiene.leaks, hygiene.near_at):
+    for line in hygiene_lines(parts, hygiene, folder):
         console.print(_visible(line), markup=False)
 
 

@@ -3,21 +3,32 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from curate.core import Turns
 from curate.data.load import Parsed
 from curate.hygiene.benchmark import Benchmark, LeakRules
 from curate.hygiene.exact import firsts, keys_of
+from curate.hygiene.leaders import leaders
 from curate.hygiene.leaks import Gate
-from curate.hygiene.near import BANDS, THRESHOLD, bands_of, candidates, components, similarity, text_of
+from curate.hygiene.near import BANDS, bands_of, candidates, components, similarity, text_of
 from curate.hygiene.provenance import rolled_up
 from curate.hygiene.quality import FLAGS, flags_of
+from curate.hygiene.settings import NearItems, Semantic
+from curate.hygiene.vectors import near_by_vectors
+from curate.interfaces import Scorer, ScoringContext
+from curate.pipelines.embedded import asking
 from curate.pipelines.guarded import item_of
+from curate.randomness import row_keys
+from curate.recipe import Hygiene
 
 _EXAMPLES = 3
+_EMBEDDED = 500  # rows of each part that are embedded
+_BATCH = 256  # texts at a time
 
 
 @dataclass
@@ -35,12 +46,16 @@ class Looked:
         self.fields.append((dict(parsed.row.fields), parsed.row.group))
 
 
-def hygiene_lines(parts: dict[str, Looked], rules: LeakRules, near_at: float = THRESHOLD) -> Iterator[str]:
-    """What is to be said, a line each; the part called `pool` is compared with all others."""
-    pool = parts["pool"]
+def hygiene_lines(parts: dict[str, Looked], hygiene: Hygiene, folder: Path) -> Iterator[str]:
+    """What is to be said, a line each; the part called `pool` is compared with all others. An encoder is loaded where the recipe names one of texts."""
+    pool, others = parts["pool"], {name: part for name, part in parts.items() if name != "pool"}
     yield from _quality(pool)
-    yield from _repeats(pool, near_at)
-    yield from _leaks(pool, {name: part for name, part in parts.items() if name != "pool"}, rules)
+    yield from _repeats(pool, hygiene.near_at)
+    if hygiene.deduplicate == "semantic":
+        yield from _alike(pool, hygiene.semantic or Semantic(), folder)
+    yield from _leaks(pool, others, hygiene.leaks.words)
+    if hygiene.leaks.near is not None:
+        yield from _near_leaks(pool, others, hygiene.leaks.near, folder)
     yield from _provenance(pool)
 
 
@@ -65,6 +80,49 @@ def _repeats(pool: Looked, near_at: float) -> Iterator[str]:
     for name, found in (("duplicates", exact), ("near-duplicates", near)):
         if found:
             yield f"{name}: {_some([f'{pool.origins[row]} of {pool.origins[first]}' for row, first in found])}; hygiene.deduplicate leaves them out"
+
+
+def _alike(pool: Looked, rules: Semantic, folder: Path) -> Iterator[str]:
+    """Semantic duplicates among the first of those that say the same."""
+    if rules.encoder.reads != "text":
+        yield f"semantic duplicates: {rules.encoder.name} reads {rules.encoder.reads} of the model, so a run looks for them, and this does not"
+        return
+    same = firsts(keys_of(pool.turns))
+    heads = [int(row) for row in np.flatnonzero(same == np.arange(len(same)))[:_EMBEDDED]]
+    said = ["\n".join(text for _, text in pool.turns[row]) for row in heads]
+    places, vectors = _vectors(said, rules.encoder, folder)
+    found = leaders(vectors, rules.at, row_keys(0, "semantic duplicates", map(str, places)))
+    went = [(heads[places[i]], heads[places[row]], found.likeness[i]) for i, row in enumerate(found.row) if row != i]
+    if went:
+        named = [f"{pool.origins[row]} of {pool.origins[stays]} (cosine {cosine:.2f})" for row, stays, cosine in went]
+        yield f"semantic duplicates among {len(said)} rows: {_some(named)}; hygiene.deduplicate leaves them out"
+
+
+def _near_leaks(pool: Looked, others: dict[str, Looked], near: NearItems, folder: Path) -> Iterator[str]:
+    """Items that rows are alike to by what both ask."""
+    asked, rows = _vectors([item_of("", turns).question for turns in pool.turns[:_EMBEDDED]], near.encoder, folder)
+    for name, part in others.items():
+        places, items = _vectors([item_of("", turns).question for turns in part.turns[:_EMBEDDED]], near.encoder, folder)
+        pairs = [(cosine, asked[row], places[item]) for row, item, cosine in near_by_vectors(rows, items, near.at)]
+        if pairs:
+            cosine, row, item = max(pairs, key=lambda pair: (pair[0], -pair[1], -pair[2]))
+            such = f"{pool.origins[row]} of {part.origins[item]} (cosine {cosine:.2f}): {item_of('', part.turns[item]).question[:100]!r}"
+            count, looked_at = len({pair[2] for pair in pairs}), min(len(part.turns), _EMBEDDED)
+            yield f"near-copies of {name} by vectors: {count} of its first {looked_at} items are suspicious, such as {such}"
+
+
+def _vectors(texts: Sequence[str], encoder: Scorer, folder: Path) -> tuple[list[int], NDArray[np.float32]]:
+    """The places of the texts that give a vector, and the vectors."""
+    from curate.rowwise import faults, score_rows
+
+    context = ScoringContext(folder=folder)
+    parts = [score_rows([(encoder, context)], [asking(text) for text in texts[at : at + _BATCH]])[0] for at in range(0, len(texts), _BATCH)]
+    if not parts:
+        return [], np.zeros((0, 1), np.float32)
+    values = np.concatenate(parts)
+    without = faults(list(values), "vectors")
+    kept = [i for i in range(len(values)) if i not in without]
+    return kept, values[kept]
 
 
 def _leaks(pool: Looked, others: dict[str, Looked], rules: LeakRules) -> Iterator[str]:

@@ -24,7 +24,7 @@ VERSION = 1
 ROWS = 16384  # in a shard
 LEAKS = "leaks.parquet"
 _ITEMS = "items.jsonl"
-_SHOWN, _LETTERS = 5, 400  # examples of a benchmark, and letters of each text
+_SHOWN, LETTERS = 5, 400  # examples of a benchmark, and letters of each text
 _DIRTY = 0.01  # share of dirty items from which a benchmark is dirty
 _RANK = {"clean": 0, "suspicious": 1, "dirty": 2}
 
@@ -41,25 +41,31 @@ class ScanTask:
     stop: int
 
 
-def find_leaks(session: Session, pool: Artifact, sets: Sequence[Guarded], hygiene: Hygiene) -> Artifact:
-    """What of the targets and evaluations stands in the pool. DataError where a target is made of items of an evaluation and nobody said that it is meant."""
+def find_leaks(session: Session, pool: Artifact, sets: Sequence[Guarded], hygiene: Hygiene, near: Artifact | None = None) -> Artifact:
+    """What of the targets and evaluations stands in the pool. DataError where a target is made of items of an evaluation and nobody said that it is meant.
+
+    `near` holds what is alike by vectors (`find_near_leaks`); what is found by words too counts as that.
+    """
+    rules = hygiene.leaks.words
 
     def make(workspace: Workspace) -> Mapping[str, Any]:
         workspace.write(_ITEMS, written(sets))
         named = tuple((one.name, one.role, one.key) for one in sets)
-        overlaps = _overlaps(gate_of(workspace.path / _ITEMS, named, hygiene.leaks), sets)
+        overlaps = _overlaps(gate_of(workspace.path / _ITEMS, named, rules), sets)
         _refuse_overlap(overlaps, hygiene.target_overlap)
         count = len(opened(pool.path))
-        tasks = [ScanTask(workspace.path, pool.path, named, hygiene.leaks, start, min(count, start + ROWS)) for start in range(0, count, ROWS)]
+        tasks = [ScanTask(workspace.path, pool.path, named, rules, start, min(count, start + ROWS)) for start in range(0, count, ROWS)]
         unread = sum(session.cluster.map(scan, tasks, label="leaks"))
         table = _collected(workspace.path, tasks)
-        workspace.write(LEAKS, _parquet(table))
+        if near is not None:
+            table += _beside(read_leaks(near), table)
+        workspace.write(LEAKS, parquet_of(table))
         items = Counter(json.loads(line)[0] for line in (workspace.path / _ITEMS).read_bytes().splitlines())
         benchmarks = [_benchmark(one, number, items[number], table, pool) for number, one in enumerate(sets)]
         return {"benchmarks": benchmarks, "overlaps": overlaps, "rows": count, "unread": unread}
 
-    fields = {"sets": [one.identity() for one in sets], "rules": hygiene.leaks.model_dump(mode="json"), "target_overlap": hygiene.target_overlap}
-    return session.build("leaks", "pool (leaks)", make, fields=fields, inputs=[pool.key], version=VERSION)
+    fields = {"sets": [one.identity() for one in sets], "rules": rules.model_dump(mode="json"), "target_overlap": hygiene.target_overlap}
+    return session.build("leaks", "pool (leaks)", make, fields=fields, inputs=[pool.key, *([near.key] if near else [])], version=VERSION)
 
 
 @lru_cache(maxsize=2)
@@ -87,7 +93,7 @@ def scan(task: ScanTask) -> int:
     names = [str(examples.ids[int(place)]) for place in order]
     table = _lines(gate, gate.scan(turns), turns, names)
     unread = sum(not said for said in turns)
-    workspace.commit(name, _parquet(table), {"unread": unread})
+    workspace.commit(name, parquet_of(table), {"unread": unread})
     return unread
 
 
@@ -117,13 +123,14 @@ def _said(gate: Gate, hit: Hit, turn: str, *, shown: bool) -> dict[str, str]:
     item = gate.benchmarks[hit.benchmark].items[hit.item]
     matched = Strip.of([words(turn)]).words_of(*hit.there)
     here = item.question if hit.part == "question" else item.answer
-    return {"matched": matched[:_LETTERS], "row_text": excerpt(turn, *hit.there)[:_LETTERS], "item_text": excerpt(here, *hit.here)[:_LETTERS]}
+    return {"matched": matched[:LETTERS], "row_text": excerpt(turn, *hit.there)[:LETTERS], "item_text": excerpt(here, *hit.here)[:LETTERS]}
 
 
 _COLUMNS = ("id", "benchmark", "item", "verdict", "part", "kind", "cover", "matched", "row_text", "item_text")
 
 
-def _parquet(lines: Sequence[Mapping[str, Any]]) -> bytes:
+def parquet_of(lines: Sequence[Mapping[str, Any]]) -> bytes:
+    """A table of pairs of a row and an item that it leaks."""
     import pyarrow as pa
 
     kinds = {"benchmark": pa.int32(), "cover": pa.float64()}
@@ -135,6 +142,15 @@ def _collected(path: Path, tasks: Sequence[ScanTask]) -> list[dict[str, Any]]:
     import pyarrow.parquet as pq
 
     return [line for task in tasks for line in pq.read_table(path / f"hits-{task.start // ROWS:05d}.parquet").to_pylist()]
+
+
+def _beside(near: Sequence[Mapping[str, Any]], table: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The pairs of `near` that are not in the table, without texts where the row has those of a worse leak of the same set."""
+    known = {(line["id"], line["benchmark"], line["item"]) for line in table}
+    told = {(line["id"], line["benchmark"]) for line in table}
+    silent = {"matched": "", "row_text": "", "item_text": ""}
+    new = [line for line in near if (line["id"], line["benchmark"], line["item"]) not in known]
+    return [{**line, **(silent if (line["id"], line["benchmark"]) in told else {})} for line in new]
 
 
 def read_leaks(leaks: Artifact) -> list[dict[str, Any]]:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from curate import __version__
 from curate.cluster import cluster_of
+from curate.clusters.chosen import workers_in
+from curate.clusters.settings import LaptopProfile
 from curate.core import Artifact, Budget
 from curate.errors import ConfigError, Interrupted
 from curate.evaluations import label_of
@@ -24,6 +26,7 @@ from curate.pipelines.plan_cells import by_budget, cells_of, evaluation_line, fo
 from curate.pipelines.plan_choosing import RANDOM, Choosing, Tryout, rehearse_choosing
 from curate.pipelines.plan_file import recipe_digest, write_plan
 from curate.pipelines.plan_found import Lookup, look_up, lookup_session
+from curate.pipelines.plan_hygiene import Whole, again_line, hygiene_lines, rehearse_hygiene
 from curate.pipelines.plan_lines import Amounts, Model, Workers, forecasts, found_lines, planned, scoring_lines, selection_line
 from curate.pipelines.plan_miniature import Miniatures, settled
 from curate.progress import Progress
@@ -36,6 +39,8 @@ SCORED = (8, 16, 64, 256)  # rows of the pool in each rehearsal
 CHOSEN_FROM = (64, 250, 500, 1000)
 TRAINED = (1, 2, 4, 16, 64)  # batches
 ASKED = (8, 16, 64, 256)  # items
+LOOKED_THROUGH = (16, 64, 250, 1000)  # rows of the pool that are searched for leaks and duplicates
+FEW = 64  # items of each set in the pass that tells what items cost from what rows cost
 SECONDS = 12.0  # that a rehearsal may take
 
 
@@ -46,6 +51,8 @@ def plan(recipe: Recipe, runtime: Runtime, folder: Path, *, price: float | None 
     """
     if price is not None and not 0 <= price < float("inf"):
         raise ConfigError(f"--price {price:g} is no price; give what this machine costs per hour, such as 2.5")
+    if recipe.growth:
+        raise ConfigError("growth: a plan does not foretell steps of growth, of which only the new rows are computed; leave growth out to plan the first pool")
     started, progress = time.monotonic(), Progress(None, quiet=quiet)
     try:
         with tempfile.TemporaryDirectory(prefix="curate-plan-") as scratch:
@@ -73,7 +80,13 @@ class _Planning:
     @cached_property
     def workers(self) -> int:
         """As many as the run would have."""
-        return workers_of(self.runtime, self.device)
+        here = workers_of(self.runtime, self.device)
+        return workers_in(self.runtime.profile, here) if self.runtime.profile else here
+
+    @cached_property
+    def measured_with(self) -> int:
+        """As many as are started here to measure: none for workers of other machines or GPUs, which are not asked for."""
+        return self.workers if isinstance(self.runtime.profile, LaptopProfile | None) else 1
 
     @cached_property
     def handle(self) -> ModelHandle:
@@ -104,6 +117,7 @@ class _Planning:
             digest=recipe_digest(self.recipe),
             device=self.device,
             workers=self.workers,
+            profile=self.runtime.profile.kind if self.runtime.profile else "",
             price=price,
             planned=lines,
             sentences=sentences,
@@ -136,23 +150,26 @@ class _Planning:
         recipe, seen, real = self.recipe, self.lookup.seen, self.real
         workers = Workers(self.workers)
         scored, model = self._rehearse(workers)
+        searched = rehearse_hygiene(self.scene, recipe.hygiene, self._looked_through())
         costs = forecasts(recipe, scored, real)
         tried = self._try_arms(scored)
         pool = foreseen(self.lookup.given["pool"], int(real.pool_rows))
         items = {one.label: self._items(one) for one in prepared.examinations}
-        lines = [*self._example_lines(), *scoring_lines(recipe, costs, seen, real, workers), *self._selection_lines(tried)]
+        whole = Whole(real.pool_rows, real.pool_tokens, sum(self._size(role)[1] for role in self.lookup.given if role != "pool"))
+        lines = [*self._example_lines(), *hygiene_lines(searched, seen, whole, workers), *scoring_lines(recipe, costs, seen, real, workers)]
+        lines += [*self._selection_lines(tried), *again_line(recipe, searched, seen, whole, pool)]
         lines += training_lines(recipe, model, pool, seen, self.workers)
         lines.append(evaluation_line(recipe, model, items, prepared.examinations, seen, self.workers))
         return lines, list(sentences(recipe, costs, tried, model, pool))
 
     def _items(self, examination: AnyExamination) -> float:
-        """How many items it will ask; where its data are not prepared yet, as many of all rows as of their first ones."""
+        """How many items it will ask; where it or a target is not prepared yet, its rows without those that targets have too."""
         role, known = f"evaluation {examination.label}", items_of(examination, self.handle, self.real.target_rows)
-        if role not in self.lookup.given or self.lookup.has(role):
+        together = [one for one in self.lookup.given if one == role or one.split(" ")[0] == "target"]
+        if role not in together or all(map(self.lookup.has, together)):
             return known
-        used = self.lookup.given[role].manifest["summary"]["used"]
         limit = next(entry.limit for entry in self.recipe.evaluate if label_of(entry) == examination.label)
-        return float(min(round(known * self._size(role)[0] / used), limit or math.inf))
+        return float(min(max(2, round(self._size(role)[0] - self.miniatures.in_targets(role))), limit or math.inf))
 
     @cached_property
     def scene(self) -> Scene:
@@ -163,11 +180,11 @@ class _Planning:
     def _rehearse(self, workers: Workers) -> tuple[list[tuple[Pass, list[Piece]]], Model]:
         """Scoring and cells in miniature, side by side where the run has several workers."""
         scene = self.scene
-        cluster = cluster_of(self.workers, self.progress.advance)
+        cluster = cluster_of(self.measured_with, self.progress.advance)
         try:
             if self.workers > 1:
                 started = time.monotonic()
-                loading = [Awakening(replace(self.handle, lora=None), self.device)] * self.workers
+                loading = [Awakening(replace(self.handle, lora=None), self.device)] * self.measured_with
                 workers.load = max(cluster.map(awake, loading, label="starting workers"))
                 workers.start = time.monotonic() - started - workers.load
             tasks: list[Scoring | Trials] = [Scoring(scene, self._passes()), self._trials()]
@@ -175,6 +192,13 @@ class _Planning:
         finally:
             cluster.close()
         return scored, Model.of(trials)
+
+    def _looked_through(self) -> list[Pass]:
+        """Growing pools beside all items, and one of them beside few."""
+        most, items = self.miniatures.most("pool"), max(self.miniatures.most(role) for role in self.lookup.given)
+        sizes = sorted({min(rows, most) for rows in LOOKED_THROUGH})
+        middle = sizes[max(0, len(sizes) - 2)]
+        return [*(Pass(rows, self._given(rows, items)) for rows in sizes), Pass(middle, self._given(middle, FEW))]
 
     def _passes(self) -> list[Pass]:
         sizes = sorted({min(rows, self.miniatures.most("pool")) for rows in SCORED})
@@ -239,13 +263,15 @@ class _Planning:
         if wanted > free:
             yield f"the run writes {size(wanted)}, and the disk of {self.runtime.store} has {size(free)} free: use another --store, or store: float16 or int8"
         peak = max(lines, key=lambda line: line.memory)
-        if peak.memory > MEMORY_LIMIT:
+        if peak.memory > MEMORY_LIMIT and (self.workers == 1 or self.measured_with > 1):
             yield f"{peak.stage} of {peak.what} holds {size(peak.memory)} of memory, and this machine has {size(MEMORY_LIMIT)}: use fewer --workers"
         yield from (f"no forecast for {line.what}: {line.unknown}" for line in lines if line.unknown)
         yield from self._doubts()
 
     def _doubts(self) -> Iterator[str]:
         """What the first rows say that the run may stumble over, and what no miniature can tell."""
+        if self.workers > 1 and self.measured_with == 1 and self.runtime.profile:
+            yield f"times are of this machine: how fast the workers of {self.runtime.profile.kind} are, and how long they take to start, is not foretold"
         limit = self.recipe.hygiene.quarantine_limit
         for role in self.miniatures.samples:
             summary = self.lookup.given[role].manifest["summary"]

@@ -16,6 +16,7 @@ from curate.pipelines.controls import controls_of
 from curate.pipelines.evaluate import evaluation_request
 from curate.pipelines.experiment import Experiment, run
 from curate.pipelines.finetune import training_request
+from curate.pipelines.hygiene import look_again
 from curate.pipelines.session import Session, numeric_environment
 from curate.recipe import Recipe
 from curate.store import MakeTogether, Request, Store, read_json
@@ -133,11 +134,21 @@ def look_up(recipe: Recipe, lookup: Lookup) -> Experiment:
         prepared = replace(prepared, pool=prepared.cleaned.whole)
     chosen = _chosen(recipe, lookup)
     there = [one for one in chosen if is_there(one.artifact)]
-    there += [copied for one in there for copied in controls_of(lookup, recipe, prepared.pool, one) if is_there(copied.artifact)]
+    copies = [copied for one in there for copied in controls_of(lookup, recipe, prepared.pool, one)]
+    _look_again(recipe, lookup, prepared, [*chosen, *copies])
+    there += [copied for copied in copies if is_there(copied.artifact)]
     handle = resolve(recipe.model, lookup.folder)
     for task in cell_tasks(recipe, lookup, handle, prepared.pool, there, prepared.examinations):
         _look_at(task, lookup)
     return prepared
+
+
+def _look_again(recipe: Recipe, lookup: Lookup, prepared: Experiment, chosen: Sequence[Chosen]) -> None:
+    """Whether the rows taken were compared again: of all arms and their controls, where all are there; what walks of some of them looked for is nothing."""
+    lookup.seen.pop(("recheck", "rows taken"), None)
+    arms = {*recipe.arms, *(["random"] if "random" in recipe.baselines else [])}
+    if arms <= {one.arm for one in chosen} and all(is_there(one.artifact) for one in chosen):
+        look_again(lookup, recipe.hygiene, prepared.cleaned, chosen)
 
 
 def _chosen(recipe: Recipe, lookup: Lookup) -> list[Chosen]:

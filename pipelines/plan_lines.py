@@ -17,7 +17,8 @@ from curate.pipelines.score import SHARD_ROWS
 from curate.recipe import Recipe
 from curate.report.planned import Planned
 
-_STAGES = ("examples", "warmup", "state", "pilot", "features", "selection", "control", "train", "evaluate")
+_HYGIENE = ("vectors", "near_leaks", "leaks", "duplicates", "semantic", "clean")
+_STAGES = ("examples", *_HYGIENE, "warmup", "state", "pilot", "features", "selection", "control", "recheck", "train", "evaluate")
 NOISE = 2**25  # bytes of memory that are not told from the allocator's own
 Seen = Mapping[tuple[str, str], Mapping[str, bool]]
 
@@ -79,9 +80,9 @@ class Forecast:
 
 
 def forecasts(recipe: Recipe, passes: Sequence[tuple[Pass, Sequence[Piece]]], real: Amounts) -> dict[tuple[str, str], Forecast]:
-    """By stage and label, in the order of the run."""
+    """By stage and label, in the order of the run; without leaks, which have passes of their own."""
     found: dict[tuple[str, str], Forecast] = {}
-    for stage, label in dict.fromkeys((piece.stage, piece.label) for _, pieces in passes for piece in pieces):
+    for stage, label in dict.fromkeys((piece.stage, piece.label) for _, pieces in passes for piece in pieces if piece.stage != "leaks"):
         made = [(one, [piece for piece in pieces if (piece.stage, piece.label) == (stage, label)]) for one, pieces in passes]
         mine = [_sum(one, pieces, recipe, (stage, label)) for one, pieces in made if pieces]
         last = [pieces for _, pieces in made if pieces][-1]
@@ -112,12 +113,16 @@ class Workers:
     load: float = 0.0  # seconds, of a model
     started: bool = field(default=False)
 
-    def waiting(self, processes: int) -> float:
-        """Seconds before work for so many processes begins."""
+    def starting(self, processes: int) -> float:
+        """Seconds before work for so many processes begins that needs no model."""
         if self.count == 1 or processes == 1:
             return 0.0
-        waited, self.started = self.load + (0.0 if self.started else self.start), True
+        waited, self.started = 0.0 if self.started else self.start, True
         return waited
+
+    def waiting(self, processes: int) -> float:
+        """The same for work that needs one."""
+        return 0.0 if self.count == 1 or processes == 1 else self.load + self.starting(processes)
 
 
 def scoring_lines(recipe: Recipe, found: Mapping[tuple[str, str], Forecast], seen: Seen, real: Amounts, workers: Workers) -> list[Planned]:

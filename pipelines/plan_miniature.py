@@ -1,6 +1,7 @@
 """Miniatures: the first rows of every source, tokenised as a run would, in sizes from a few rows to a thousand."""
 
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
@@ -33,6 +34,7 @@ MOST = {"pool": 1000}  # rows that are tokenised
 MOST_OTHERS = 512
 COLD = 8  # rows of the first miniature of a role, before which the tokenizer may not have been used
 HASHED = 2**24  # bytes that are hashed to see how fast that goes
+_Key = bytes  # the hash of what a row says; a class here has a method named bytes
 
 
 @dataclass
@@ -45,6 +47,7 @@ class Sample:
     kept: int  # rows that it tokenises
     synthetic: bool  # whether all are generated to have the first
     bytes: int  # whose hash is the sources' name
+    keys: frozenset[_Key]  # of all rows that were read
 
 
 def roles(recipe: Recipe) -> dict[str, list[Source]]:
@@ -92,10 +95,22 @@ class Miniatures:
         return Encoder(checked_tokenizer(self.handle), self.handle.max_length)
 
     def sample(self, role: str) -> Sample:
-        """The first rows of the role's sources, as many of each as its share of all rows."""
+        """The first rows of the role's sources, as many of each as its share of all rows; of an evaluation, those that no target has."""
         if role not in self.samples:
-            self.samples[role] = self._read(roles(self.recipe)[role], MOST.get(role, MOST_OTHERS))
+            targets = [self.sample(target) for target in self._targets] if role.startswith("evaluation ") else []
+            apart = {row.key for sample in targets for row in sample.rows}
+            self.samples[role] = self._read(roles(self.recipe)[role], MOST.get(role, MOST_OTHERS), apart, thin=role in self._targets)
         return self.samples[role]
+
+    @property
+    def _targets(self) -> list[str]:
+        return [role for role in roles(self.recipe) if role.split(" ")[0] == "target"]
+
+    def in_targets(self, role: str) -> float:
+        """About how many rows of an evaluation targets have too, which a run does not ask: of each target as large a part as of its first rows."""
+        here = self.sample(role).keys
+        targets = [self.sample(target) for target in self._targets]
+        return sum(sample.kept * len(sample.keys & here) / max(1, len(sample.keys)) for sample in targets)
 
     def most(self, role: str) -> int:
         """The size of the largest miniature."""
@@ -106,7 +121,7 @@ class Miniatures:
         rows = self.sample(role).rows
         if role not in self.points and size > COLD:
             self.of(role, COLD)
-        chosen = [rows[int(i)] for i in np.linspace(0, len(rows) - 1, min(size, len(rows))).round().astype(int)]
+        chosen = _evenly(rows, size)
 
         def make(workspace: Workspace) -> dict[str, object]:
             return write_examples(chosen, self.encoder, workspace.write)
@@ -142,20 +157,33 @@ class Miniatures:
         digest(data)
         return HASHED / (time.perf_counter() - started)
 
-    def _read(self, sources: list[Source], most: int) -> Sample:
-        found, seconds = [], 0.0
+    def _read(self, sources: list[Source], most: int, apart: Collection[_Key], *, thin: bool) -> Sample:
+        """Up to `most` rows that are not `apart`; of a source that is sampled, if `thin`, not so many that an evaluation on the same rows has none left."""
+        found, seconds, read = [], 0.0, 0
+        keys: frozenset[_Key] = frozenset()
+        further = most + len(apart)
         for source in sources:
-            small = pinned(source).model_copy(update={"limit": min(most, source.limit or most), "sample": None})
+            small = pinned(source).model_copy(update={"limit": min(further, source.limit or further), "sample": None})
             if not self.samples:
                 next(load([small], self.folder, on_bad_row="quarantine"), None)  # for what is loaded once
             started = time.perf_counter()
-            rows = list(islice(load([small], self.folder, on_bad_row="quarantine"), most))
-            seconds += time.perf_counter() - started
-            found.append((rows, *scanned_and_kept(source, self.folder, rows)))
+            rows = list(islice(load([small], self.folder, on_bad_row="quarantine"), further))
+            seconds, read = seconds + time.perf_counter() - started, read + len(rows)
+            scanned, kept = scanned_and_kept(source, self.folder, rows)
+            keys |= {row.key for row in rows}
+            rows = ([row for row in rows if row.key not in apart] or rows)[:most]
+            if thin and source.sample is not None:
+                rows = _evenly(rows, max(len(rows) // 2, round(len(rows) * kept / max(1, scanned // 2))))  # a sample is read twice
+            found.append((rows, scanned, kept))
         kept = sum(one[2] for one in found)
         shares = [min(len(rows), max(1, own), max(1, round(most * own / max(1, kept)))) for rows, _, own in found]
         mixed = [row for (rows, _, _), share in zip(found, shares, strict=True) for row in rows[:share]]
-        read = sum(len(rows) for rows, _, _ in found)
         whole = sum(bytes_hashed(source, self.folder) for source in sources)
         synthetic = all(source.synthetic is not None for source in sources)
-        return Sample(mixed, seconds * len(mixed) / max(1, read), sum(one[1] for one in found), kept, synthetic, whole)
+        seconds *= 1.0 if synthetic else len(mixed) / max(1, read)
+        return Sample(mixed, seconds, sum(one[1] for one in found), kept, synthetic, whole, keys)
+
+
+def _evenly(rows: list[Parsed], size: int) -> list[Parsed]:
+    """`size` of the rows, or all of them, at even distances."""
+    return [rows[int(i)] for i in np.linspace(0, len(rows) - 1, min(size, len(rows))).round().astype(int)]

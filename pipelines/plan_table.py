@@ -9,14 +9,27 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-_VERBS = {"examples": "prepare", "features": "score", "selection": "select", "train": "train", "evaluate": "evaluate"}
+_VERBS = {
+    "examples": "prepare",
+    "vectors": "embed",
+    "near_leaks": "compare",
+    "leaks": "compare",
+    "duplicates": "compare",
+    "semantic": "compare",
+    "clean": "clean",
+    "features": "score",
+    "selection": "select",
+    "recheck": "compare again",
+    "train": "train",
+    "evaluate": "evaluate",
+}
 
 
 def print_plan(plan: Plan, console: "Console") -> None:
     """The table, its total, and what follows from it."""
     console.print(_table(plan))
     if any(line.missing for line in plan.planned):
-        where = f"on {plan.device} with {plan.workers} worker{'s' if plan.workers > 1 else ''}"
+        where = f"on {plan.device} with {plan.workers} worker{'s' if plan.workers > 1 else ''}{f' of {plan.profile}' if plan.profile else ''}"
         console.print(f"measured on miniatures in {duration(plan.measured_seconds)}, for a run {where}; ~ is rough", markup=False, highlight=False, style="dim")
     else:
         console.print("everything is there: a run computes nothing, and writes its report", markup=False, highlight=False)

@@ -201,12 +201,20 @@ def _unshared(experiment: Experiment) -> list[str]:
     return [f"evaluation without shared prefixes, one request at a time: {reason}" for reason in sorted(reasons) if reason]
 
 
+def _lossy(experiment: Experiment) -> list[str]:
+    """What is to be known of scores that went through a press, for every model."""
+    found = [(outcome.label, label, artifact) for outcome in experiment.outcomes for label, artifact in outcome.evaluations.items()]
+    said = [(model, label, artifact.manifest["summary"].get("lossy")) for model, label, artifact in found]
+    return [f"{label} of {model} is not exact: {lossy}" for model, label, lossy in said if lossy]
+
+
 def _warnings(recipe: Recipe, experiment: Experiment) -> list[str]:
     warnings = [f"{outcome.label} has no model: {outcome.failed}" for outcome in experiment.outcomes if outcome.failed]
     pool = opened(experiment.pool.path).ids
     for examination in experiment.examinations:
         warnings += _about_items(examination, pool, [opened(aim.target.path).ids for aim in experiment.aims])
     warnings += _unshared(experiment)
+    warnings += _lossy(experiment)
     for aim in experiment.aims:
         for name, scored in aim.features.items():
             warnings += _about_feature(f"{name} for {aim.name}" if aim.name else name, scored)

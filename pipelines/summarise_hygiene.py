@@ -1,7 +1,7 @@
 """Summarise hygiene: what was found in the pool, for the results of a run."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,23 +14,39 @@ from curate.pipelines.leaks import leaking_rows, read_leaks
 from curate.pipelines.select import read_selection
 from curate.report.cleaned import BenchmarkLeaks, CleanedPool, LeakingRow, LeakShown, TakenLeaks
 
-_REASONS = ("leak", "duplicate", "near_duplicate")
+_REASONS = ("leak", "duplicate", "near_duplicate", "semantic_duplicate")
+_TOO_MANY = 0.01  # pairs of rows drawn at random that are alike, from which the encoder is to be doubted
 
 
 def hygiene_of(cleaned: Cleaned, chosen: Sequence[Chosen]) -> CleanedPool:
     """Leaks by set and by row, duplicates, what was left out, and what arms took of what leaks."""
     summary = cleaned.leaks.manifest["summary"]
-    repeats = cleaned.duplicates.manifest["summary"] if cleaned.duplicates else {}
+    found = [one.manifest["summary"] for one in (cleaned.duplicates, cleaned.semantic) if one]
+    repeats = {name: one[name] for one in found for name in ("exact", "near", "semantic") if name in one}
     aside = Counter(line["reason"] for line in quarantined(cleaned.pool.path)) if cleaned.pool is not cleaned.whole else Counter()
     return CleanedPool(
         benchmarks=[_benchmark(one) for one in summary["benchmarks"]],
         leaking=_leaking(cleaned.leaks),
         taken=_taken(cleaned, chosen),
-        duplicates={name: repeats[name] for name in ("exact", "near") if name in repeats},
+        duplicates=repeats,
+        notes=list(_notes(cleaned.semantic)),
         dropped={reason: aside[reason] for reason in _REASONS if aside[reason]},
         rows=summary["rows"],
         unread=summary["unread"],
     )
+
+
+def _notes(semantic: Artifact | None) -> Iterator[str]:
+    """How rows were compared by vectors, and whether the encoder is to be doubted."""
+    if semantic is None:
+        return
+    one, at = semantic.manifest["summary"], semantic.manifest["fields"]["at"]
+    how = "each with all before it" if one["exhaustive"] else "each with those around its two nearest centroids"
+    unread = f"; {one['unread']:,} rows gave no vector and were not compared" if one["unread"] else ""
+    yield f"{one['compared']:,} rows were compared by vectors, {how}, and {one['semantic']:,} have a cosine of {at:g} or more to one that stays{unread}."
+    if one["alike_by_chance"] > _TOO_MANY:
+        share = f"{one['alike_by_chance']:.1%} of pairs of rows drawn at random have a cosine of {at:g} or more"
+        yield f"{share}: this encoder hardly tells rows of this pool apart; read what was left out, raise hygiene.semantic.at, or use another encoder."
 
 
 def _benchmark(one: Mapping[str, Any]) -> BenchmarkLeaks:

@@ -17,7 +17,8 @@ _READ_ALIKE = ("format", "prompt", "completion", "id", "group")  # of a source: 
 def updated(directory: Path, add: Sequence[str], remove: Path | None, name: str) -> Recipe:
     """The recipe of the run in this folder with one more step of growth, under another name. ConfigError, DataError.
 
-    `add` holds files, or sources as they stand in a recipe in braces. A file is read like the sources of the pool, where those are read alike.
+    `add` holds files, or sources as they stand in a recipe in braces; paths of both start from the current folder, and the recipe holds them in full.
+    A file is read like the sources of the pool, where those are read alike.
     """
     if not (directory / "recipe.yaml").is_file():
         raise DataError(f"there is no run in {directory}; `curate run RECIPE` makes one, --runs names the folder of runs")
@@ -41,7 +42,7 @@ def folder_of(directory: Path) -> Path | None:
 
 def _source(text: str, recipe: Recipe) -> Source:
     if (given := in_braces(text, "--add")) is not None:
-        return given
+        return given if given.path is None else given.model_copy(update={"path": str(Path(given.path).absolute())})
     alike = {tuple((field, getattr(source, field)) for field in _READ_ALIKE) for source in recipe.pool}
     return Source(path=str(Path(text).absolute()), **(dict(alike.pop()) if len(alike) == 1 else {}))
 

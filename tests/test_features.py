@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from curate.core import Artifact, Examples
-from curate.errors import DataError, NumericError
+from curate.errors import DataError, IntegrityError, NumericError
 from curate.features import ShardedRows, map_tensors, open_features, shard_bytes
 from curate.storage import Stored, encode, stored_rows
 from curate.store import Store, Workspace
@@ -135,3 +135,10 @@ def test_features_without_a_common_row_are_refused(tmp_path: Path) -> None:
     scores = artifact(tmp_path, "s", [([1], np.ones(1, np.float32))])
     with pytest.raises(DataError, match="no row has usable features"):
         open_features(examples(2), vectors, scores)
+
+
+def test_a_row_that_is_there_twice_or_out_of_its_place_is_refused_before_anything_is_selected(tmp_path: Path) -> None:
+    for name, second in (("twice", [1, 2]), ("back", [0])):
+        scores = artifact(tmp_path, name, [([0, 1], np.ones(2, np.float32)), (second, np.ones(len(second), np.float32))])
+        with pytest.raises(IntegrityError, match=f"rows do not reconcile: row {second[0]} comes after row 1"):
+            open_features(examples(4), None, scores)

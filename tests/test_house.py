@@ -146,7 +146,7 @@ def test_no_text_names_a_path_of_one_machine(texts: dict[str, str]) -> None:
 
 def test_every_library_that_is_imported_is_declared(root: Path, trees: dict[str, ast.Module]) -> None:
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
-    extras = ("cpu", "gpu", "slurm", "kubernetes", "ssh", "lm-eval", "tensorboard", "wandb")
+    extras = ("cpu", "gpu", "slurm", "kubernetes", "ssh", "lm-eval", "vllm", "tensorboard", "wandb")
     wanted = [*project["dependencies"], *(line for name in extras for line in project["optional-dependencies"][name])]
     names = [re.split(r"[^\w.-]", line.lower())[0] for line in wanted]
     declared = {word for name in names for word in IMPORTED_AS.get(name, name.replace("-", "_")).split()}

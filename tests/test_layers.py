@@ -13,12 +13,13 @@ HEAVY = {"torch", "transformers", "peft", "datasets", "ot", "faiss", "sklearn", 
 TENSOR = {
     f"curate.{name}"
     for name in (
-        *("adapters", "companion", "curvature", "dynamics", "encoder", "evaluate", "fisher", "fisher_features", "forward", "gradient_features", "gradients"),
-        *("harness.exam", "kernel_features", "kfac", "model", "moments", "projection", "readers", "rowwise", "train", "woodbury"),
-        *(f"compression.{name}" for name in ("codec", "corrected", "low_rank", "prefix", "quantised", "recomputed")),
+        *("adapters", "batches", "companion", "curvature", "dynamics", "encoder", "evaluate", "fisher", "fisher_features", "forward"),
+        *("gradient_features", "gradients"),
+        *("harness.exam", "inference.whole_prompts", "kernel_features", "kfac", "model", "moments", "projection", "readers", "rowwise", "train", "woodbury"),
+        *(f"compression.{name}" for name in ("codec", "corrected", "demotion", "growing_codes", "low_rank", "prefix", "quantised", "recomputed")),
         *(f"inference.{name}" for name in ("attention", "decoding", "engine", "generation", "growing", "own_attention", "passes", "prefill", "probe")),
-        *(f"training.{name}" for name in ("attending", "chunked", "fitness", "joint", "packed", "parts", "state", "stretches")),
-        *(f"inference.{name}" for name in ("activated", "activated_plan", "mixed", "propagation", "sampling", "scoring", "stores", "variants")),
+        *(f"training.{name}" for name in ("attending", "chunked", "fitness", "joint", "packed", "padded", "parts", "state", "stretches")),
+        *(f"inference.{name}" for name in ("activated", "activated_plan", "mixed", "propagation", "sampling", "scoring", "stores", "variants", "vllm_backend")),
     )
 }
 # Everything else in curate/ is a service.

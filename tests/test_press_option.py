@@ -37,7 +37,7 @@ WRONG = [
     ("name: snapkv, keep: 0.5", "--press:1: not YAML: mapping values are not allowed here"),
     ("{name: snapkv, keep: 2}", "--press:1: keep is 2; it must be less than or equal to 1"),
     ("{name: snapkv, keep: half}", "--press:1: keep is 'half'; it must be a number"),
-    ("{name: snapkv, kep: 1}", "--press:1: kep is not a field; did you mean keep? (fields: name, keep, tokens, importance, allocator, action)"),
+    ("{name: snapkv, kep: 1}", "--press:1: kep is not a field; did you mean keep? (fields: name, covers, keep, tokens, importance, allocator, action)"),
     ("{name: snapkv, importance: windw}", "--press:1: importance: there is no importance 'windw'; did you mean window?"),
     ("{name: snapkv, importance: {name: window, windw: 3}}", "--press:1: importance.windw is not a field; did you mean window?"),
     (

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from curate.errors import ClusterError, DiskError
+from curate.errors import ClusterError, DiskError, IntegrityError
 from curate.store import Store, Workspace, atomic_write, digest, locked, verify
 
 
@@ -144,3 +144,28 @@ def test_a_lock_on_a_file_that_was_removed_meanwhile_is_no_lock(tmp_path: Path, 
     with locked(path, wait=False):
         assert path.exists()
     assert not path.exists()
+
+
+def test_a_manifest_of_which_any_byte_is_other_is_found(tmp_path: Path) -> None:
+    """Whatever it says is covered, also what nothing else hangs on: inputs, fields, a summary."""
+    artifact = Store(tmp_path).build("stage", make_letters, fields={"a": {2: 0.1, 10: None}, "b": "ä"}, inputs=["other-0"])
+    manifest = artifact.path / "manifest.json"
+    whole = manifest.read_bytes()
+    assert verify(artifact.path) == []
+    for place in range(len(whole)):
+        for other in (whole[place] ^ 1, whole[place] ^ 0x20):
+            manifest.write_bytes(whole[:place] + bytes([other]) + whole[place + 1 :])
+            try:
+                assert verify(artifact.path), (place, chr(other))
+            except IntegrityError:
+                pass  # no JSON any more
+
+
+def test_an_artifact_whose_manifest_was_changed_is_set_aside_and_built_again(tmp_path: Path) -> None:
+    artifact = Store(tmp_path).build("stage", make_letters, fields={"a": 1})
+    whole = (artifact.path / "manifest.json").read_bytes()
+    (artifact.path / "manifest.json").write_bytes(whole.replace(b'"letters":3', b'"letters":4'))
+    told: list[str] = []
+    again = Store(tmp_path, told.append).build("stage", make_letters, fields={"a": 1})
+    assert again.manifest["summary"] == {"letters": 3} and (again.path / "manifest.json").read_bytes() == whole
+    assert any("manifest.json does not carry its own hash" in line and "is computed again" in line for line in told)

@@ -23,6 +23,17 @@ def with_workers(profile: AnyProfile, workers: int) -> AnyProfile:
     return profile.model_copy(update={"workers": workers, **other})
 
 
+def workers_in(profile: AnyProfile, workers: int) -> int:
+    """The most workers that a run has; `workers` for a laptop's where the profile leaves them open. ConfigError for GPUs that are not here."""
+    match profile:
+        case GpusProfile():
+            return len(visible_gpus(profile.workers))
+        case SlurmProfile():
+            return profile.adaptive.maximum if profile.adaptive else profile.workers or 1
+        case _:
+            return profile.workers or workers
+
+
 def launcher_of(profile: AnyProfile, site: Site, workers: int, *, insecure: bool = False) -> Launcher:
     """Who starts the workers of this profile; `workers` for a laptop's where the profile leaves them open."""
     match profile:

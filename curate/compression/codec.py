@@ -31,10 +31,7 @@ class Coded:
 
     def decoded(self) -> Tensor:
         """The tensor, in the dtype it had."""
-        shape = (*self.step.shape[:-1], self.length)
-        codes = _in_groups(unpacked(self.packed, self.bits, math.prod(shape)).view(shape), self.group)
-        wide = codes.to(_wide(self.step.dtype)) * self.step.unsqueeze(-1) + self.lowest.unsqueeze(-1)
-        return wide.flatten(-2)[..., : self.length].to(self.step.dtype).movedim(-1, self.axis)
+        return numbers_of(codes_of(self), self.step, self.lowest, self.group).movedim(-1, self.axis)
 
     @property
     def tensors(self) -> Sequence[Tensor]:
@@ -54,6 +51,24 @@ def coded(numbers: Tensor, bits: int, group: int, axis: int = -1) -> Coded:
     codes = ((split.to(dtype) - lowest.unsqueeze(-1)) / size).round_().clamp_(0, 2**bits - 1).to(torch.uint8)
     packed = pack(codes.flatten(-2)[..., : moved.shape[-1]], bits)
     return Coded(packed, step, lowest, bits, group, axis, moved.shape[-1])
+
+
+def codes_of(made: Coded) -> Tensor:
+    """(..., length) uint8: the codes, the axis of the groups last."""
+    shape = (*made.step.shape[:-1], made.length)
+    return unpacked(made.packed, made.bits, math.prod(shape)).view(shape)
+
+
+def numbers_of(codes: Tensor, step: Tensor, lowest: Tensor, group: int) -> Tensor:
+    """(..., length) what codes (..., length) stand for, by the step and lowest (..., groups) of their groups, in the dtype of these."""
+    wide = _in_groups(codes, group).to(_wide(step.dtype)) * step.unsqueeze(-1) + lowest.unsqueeze(-1)
+    return wide.flatten(-2)[..., : codes.shape[-1]].to(step.dtype)
+
+
+def padded_width(width: int, bits: int) -> int:
+    """The least number of codes, not below `width`, that fill whole words."""
+    count, _ = _word(bits)
+    return -(-width // count) * count
 
 
 def pack(codes: Tensor, bits: int) -> Tensor:

@@ -16,12 +16,13 @@ from curate.harness.task_file import TaskFile
 from curate.harness.tokens import Encoded, HarnessTokens
 from curate.inference.engine import Engine
 from curate.inference.generation import plan_generation
-from curate.inference.growing import Choose, most_likely
+from curate.inference.growing import Choose, Watched, most_likely
 from curate.inference.ledger import Ledger, key
-from curate.inference.plan import Layout
-from curate.inference.sampling import Nucleus, Sampler, Watched, sample_keys
+from curate.inference.plan import Layout, Stage
+from curate.inference.sampling import Nucleus, Sampler, sample_keys
 from curate.inference.scoring import Scored, ScoringPlan, plan_scoring
 from curate.inference.stops import Stops
+from curate.interfaces import Press
 from curate.store import canonical, digest
 
 # Questions are planned together and kept together up to so many tokens of requests, or generated answers: what a killed run repeats at most.
@@ -160,6 +161,27 @@ class Exam:
             self._covered[layout] = sum(len(stage.stretch) for wanted in plans for stage in wanted.plan.top.stages)
         return self._covered[layout]
 
+    def through(self, press: Press, layout: Layout) -> tuple[int, float]:
+        """(tokens that this press compresses, each counted once; of all tokens of the contexts, request by request, the share that it compressed)."""
+        contexts = [tuple(context) for part in self.parts for context in self.requests(part)[0]]
+        total = max(1, sum(map(len, contexts)))
+        if press.covers == "prompt":
+            last = 0 if self.generates else 1  # is not compressed with the others
+            distinct = sum(len(context) - last for context in set(contexts))
+            return distinct, sum(len(context) - last for context in contexts) / total
+        return self.covered(layout), sum(self._under(part, layout) for part in self.parts) / total
+
+    def _under(self, part: Numbers, layout: Layout) -> int:
+        """How many tokens of the contexts of a part, request by request, lie in stretches from position 0 on that are stored."""
+        contexts = self.requests(part)[0]
+        if self.generates:
+            wanted = plan_generation(contexts, layout)
+            plan, numbers = wanted.plan, {i: prompt for prompt, asked in enumerate(wanted.asked) for i in asked}
+        else:
+            plan, numbers = self._plan(part, layout).plan, {i: i for i in range(len(contexts))}
+        first = [plan.locate(numbers[i], 0)[0] for i in range(len(contexts))]
+        return sum(min(len(where.stretch), len(context)) for where, context in zip(first, contexts, strict=True) if isinstance(where, Stage))
+
     def _answers(self, engine: Engine, numbers: Numbers) -> list[dict[str, Any]]:
         return self._generated(engine, numbers) if self.generates else self.scored(numbers, engine.score(self._plan(numbers, engine.layout)))
 
@@ -174,8 +196,7 @@ class Exam:
         repeated = [prompt for prompt in prompts for _ in range(task.repeats)]
         stops = Stops.at([tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else [], task.until, lambda said: str(tokenizer.decode(said)))
         choose = Watched(self._choose(prompts))
-        given = most_likely if engine.continuous and not self.samples else choose  # continuous batching chooses by itself
-        answers = engine.generate(repeated, max_tokens=task.max_gen_toks, stops=stops, choose=given)
+        answers = engine.generate(repeated, max_tokens=task.max_gen_toks, stops=stops, choose=choose)
         self._require_sound(sorted({numbers[place // task.repeats] for place, sound in enumerate(choose.sound(answers)) if not sound}))
         texts = [stops.cut(tokenizer.decode(said, skip_special_tokens=True)) for said in answers]
         starts = range(0, len(texts), task.repeats)

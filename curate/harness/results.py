@@ -27,7 +27,8 @@ class Examined(Config):
     forward_tokens: int  # computed now: nothing for answers that the ledger had
     tokens_without_sharing: int
     cache_bytes: int | None  # absent for activated adapters, which have the base's
-    compressed_tokens: int  # of the prompts, whose keys and values go through the press
+    compressed_tokens: int  # of the prompts, whose keys and values go through the press; each once
+    compressed_share: float = 0.0  # of all tokens of the prompts, those that a request's answer reads through the press
     seconds: float
     unshared: str  # why requests ran one by one, if they did now
 

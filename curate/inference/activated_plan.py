@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from curate.core import Integers
-from curate.inference.plan import Layout, Plan
+from curate.inference.plan import Layout, Plan, go_on_from
 from curate.inference.scoring import Lookups, ScoringPlan, plan_scoring
 
 Tokens = Sequence[int]
@@ -83,19 +83,10 @@ def _tails(requests: Requests, starts: Mapping[int, int], plan: Plan, layout: La
     made = asked = 0
     for head, members in sorted(behind.items()):
         part = plan_scoring([requests[number][0][len(head) :] for number in members], [requests[number][1] for number in members], layout)
-        _go_on_from(part.plan, len(head))
+        go_on_from(part.plan, len(head))
         plans[head] = part.plan
         numbers += members
         lookups |= {where: Lookups(found.places, found.tokens, [slot + made for slot in found.slots]) for where, found in part.lookups.items()}
         slots += [first + made for first in part.starts]
         made, asked = made + part.slots, asked + part.asked_tokens
     return Tails(numbers, ScoringPlan(plan, [requests[number] for number in numbers], lookups, slots, made, asked), plans)
-
-
-def _go_on_from(plan: Plan, position: int) -> None:
-    """Move all tokens of a plan so many positions on."""
-    for stage in plan.top.below():
-        stage.start += position
-        for batch in stage.batches:
-            for row in batch:
-                row.positions += position

@@ -5,6 +5,7 @@ more. It shares whole blocks of equal prompts, knows nothing of presses, and sam
 answers alone; they equal the engine's up to rounding, which can tip a tie between two tokens.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
@@ -29,16 +30,22 @@ def stated_sizes(blocks: int, batch_tokens: int) -> "ContinuousBatchingConfig":
     known = {given.name for given in fields(ContinuousBatchingConfig)}
     page = "page_size" if "page_size" in known else "block_size"  # its name in transformers 5.17
     chosen: dict[str, Any] = {page: PAGE, "num_blocks": blocks, "max_batch_tokens": batch_tokens, "auto_switch_to_flash": False, "use_cuda_graph": False}
+    chosen["return_logprobs"] = True  # the only trace that logits without a number leave
     return ContinuousBatchingConfig(**{name: value for name, value in chosen.items() if name in known})
 
 
 @dataclass
 class ContinuousBatching:
-    """Runs greedy requests on one model; `decoded_tokens` counts what was generated."""
+    """Runs greedy requests on one model; `decoded_tokens` counts what was generated.
+
+    `broken` says whether logits of the last call were no finite numbers; transformers chooses tokens there all the same, and a version of it that does not
+    give log-probabilities leaves no trace of it.
+    """
 
     model: "LanguageModel"
     batch_tokens: int = 8192
     decoded_tokens: int = field(default=0, init=False)
+    broken: bool = field(default=False, init=False)
 
     def generate(self, contexts: Sequence[Tokens], *, max_tokens: int, stops: Stops) -> list[list[int]]:
         """The likeliest token again and again, until a token of the stops (left out), a stop string, or `max_tokens`; equal contexts are run once."""
@@ -60,6 +67,7 @@ class ContinuousBatching:
         if len(answers) != len(numbers) or any(answer.error for answer in answers):
             reason = next((str(answer.error) for answer in answers if answer.error), f"{len(answers)} of {len(numbers)} requests came back")
             raise ModelError(f"transformers' continuous batching failed on this model ({reason}); use the engine's own generation")
+        self.broken = not all(math.isfinite(nats) for answer in answers for nats in answer.logprobs)
         cut = [self._cut(list(answer.generated_tokens), stops) for answer in answers]
         self.decoded_tokens += sum(map(len, cut))
         return [list(cut[number]) for number in which]

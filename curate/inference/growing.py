@@ -17,11 +17,31 @@ from curate.model import LanguageModel
 
 # (logits (B, V) in float32, which contexts they follow (B,), how many tokens each has so far) -> the next token of each (B,)
 Choose = Callable[[Tensor, Integers, int], Tensor]
+_NEVER = np.iinfo(np.int64).max
 
 
 def most_likely(logits: Tensor, contexts: Integers, step: int) -> Tensor:
     """Greedy: the token of the largest logit, of equal ones the first."""
     return logits.argmax(-1)
+
+
+@dataclass
+class Watched:
+    """A token-choosing function that notes whose logits gave no distribution; it chooses among equal ones in their place."""
+
+    choose: Choose
+    failed: dict[int, int] = field(default_factory=dict, init=False)  # by context, the first such step
+
+    def __call__(self, logits: Tensor, contexts: Integers, step: int) -> Tensor:
+        usable = logits.amax(-1).isfinite()
+        broken = contexts[~usable.cpu().numpy()].tolist()
+        for context in broken:
+            self.failed.setdefault(context, step)
+        return self.choose(logits.where(usable.unsqueeze(-1), 0) if broken else logits, contexts, step)
+
+    def sound(self, answers: Sequence[Sequence[int]]) -> list[bool]:
+        """Whether every choice of each context's answer was one: n tokens took the choices 0 to n - 1, and choice n if a token stopped them."""
+        return [self.failed.get(context, _NEVER) > len(answer) for context, answer in enumerate(answers)]
 
 
 class Decodes(Attends, Protocol):
@@ -92,3 +112,35 @@ class Forgetting:
     @property
     def nbytes(self) -> int:
         return held_bytes([tensor for cache in self.caches for tensor in cache.tensors])
+
+
+@dataclass
+class Beside:
+    """Answers of several states side by side in one pass: the layers multiply for all of them at once, and each attends to its own cache alone."""
+
+    states: list[Decodes]
+    rows: list[int]  # answers of each
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        parts = zip(self.states, query.split(self.rows), key.split(self.rows), value.split(self.rows), strict=True)
+        return torch.cat([state.attend(layer, own, new_key, new_value, scale) for state, own, new_key, new_value in parts])
+
+    def advance(self) -> None:
+        for state in self.states:
+            state.advance()
+
+    def keep(self, rows: Tensor) -> None:
+        states, counts, first = [], [], 0
+        for state, count in zip(self.states, self.rows, strict=True):
+            mine = rows[(rows >= first) & (rows < first + count)] - first
+            first += count
+            if len(mine):
+                if len(mine) < count:
+                    state.keep(mine)
+                states.append(state)
+                counts.append(len(mine))
+        self.states, self.rows = states, counts
+
+    @property
+    def nbytes(self) -> int:
+        return sum(state.nbytes for state in self.states)

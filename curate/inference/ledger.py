@@ -13,17 +13,14 @@ other's lines.
 
 import contextlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from curate.errors import ConfigError, IntegrityError, about
 from curate.interfaces import Journal
 from curate.journal import JournalFile
 from curate.store import canonical, digest, locked
-
-R = TypeVar("R")
 
 SCHEMA = 1
 IDENTITY = frozenset({"model", "weights", "engine", "press", "versions"})
@@ -69,16 +66,6 @@ class Ledger:
             names, texts = "".join(fresh), list(fresh.values())
             self._journal.append({"ledger": SCHEMA, "keys": names, "results": texts, "check": _check(names, texts)})
         self._texts |= {_packed(name): text for name, text in fresh.items()}
-
-    def fill(self, requests: Mapping[str, R], answer: Callable[[Sequence[R]], Sequence[Any]], *, batch: int = 256) -> dict[str, Any]:
-        """The result of every request; those without one are answered, `batch` at a time, and kept after each batch.
-
-        Results are what the ledger holds, also those that were computed now: a resumed run sees what the first one saw.
-        """
-        asked = iter([name for name in requests if _packed(name) not in self._texts])
-        while names := list(islice(asked, batch)):
-            self.add(dict(zip(names, answer([requests[name] for name in names]), strict=True)))
-        return self.known(requests)
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from curate.beat import beat
 from curate.core import Integers
 from curate.inference.growing import Choose
 from curate.inference.passes import logits_of
-from curate.inference.scoring import Scored
+from curate.inference.scoring import Scored, log_probabilities
 from curate.inference.stops import Stops
 from curate.model import LanguageModel, decoder_of
 
@@ -26,10 +26,9 @@ def score(model: LanguageModel, context: Tokens, continuation: Tokens) -> Scored
     hidden = decoder_of(model.model)(input_ids=ids, use_cache=False).last_hidden_state[0, len(context) - 1 : -1]
     if not len(continuation):
         return Scored(0.0, np.zeros(0), True)
-    logits = logits_of(model, hidden)
     token = ids[0, len(context) :]
-    nats = (logits.gather(1, token.unsqueeze(1)).squeeze(1) - logits.logsumexp(-1)).double().cpu().numpy()
-    return Scored(float(nats.sum()), nats, bool((logits.argmax(-1) == token).all()))
+    nats, likeliest = log_probabilities(logits_of(model, hidden), torch.arange(len(token), device=token.device), token)
+    return Scored(float(nats.sum()), nats, bool(likeliest.all()))
 
 
 @dataclass(frozen=True)

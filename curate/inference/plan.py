@@ -131,6 +131,15 @@ def plan(sequences: Sequence[Tokens], layout: Layout = DEFAULT) -> Plan:
     return Plan(top, tree, places)
 
 
+def go_on_from(plan: Plan, position: int) -> None:
+    """Move all tokens of a plan so many positions on."""
+    for stage in plan.top.below():
+        stage.start += position
+        for batch in stage.batches:
+            for row in batch:
+                row.positions += position
+
+
 def _fill(stage: Stage, nodes: Sequence[Node], tree: Tree, layout: Layout, places: dict[Node, tuple[Stage | PackedRow, int]]) -> None:
     """Share out nodes that follow the stage's stretch: small subtrees to rows, the others to stages of their own."""
     small: list[Node] = []

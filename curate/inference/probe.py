@@ -57,7 +57,8 @@ def unfit(model: LanguageModel) -> str:
     allowed = _ALLOWED.get(next(model.model.parameters()).dtype, 0.1)
     for (context, continuation), shared in zip(pairs, found, strict=True):
         own = score(model, context, continuation).tokens
-        if not (abs(own - shared) <= allowed * (1 + abs(own))).all():
+        alike = (abs(own - shared) <= allowed * (1 + abs(own))) | (np.isnan(own) & np.isnan(shared))  # a model without numbers is refused by whoever asks it
+        if not alike.all():
             return f"shared and unshared log-likelihoods of a probe differ ({shared.sum():.4f} and {own.sum():.4f} nats)"
     return ""
 

@@ -5,7 +5,7 @@ the same answers in any batch, in any order and on any device. Rounding alone ca
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,11 +14,10 @@ from torch import Tensor
 
 from curate.core import Integers
 from curate.inference.engine import Engine, Tokens
-from curate.inference.growing import Choose
+from curate.inference.growing import Watched
 from curate.randomness import draw, row_keys
 
 _NUMBERS = 2**22  # float64 probabilities that are held at a time
-_NEVER = np.iinfo(np.int64).max
 
 
 @dataclass(frozen=True)
@@ -75,25 +74,6 @@ class Sampler:
         rows = max(1, _NUMBERS // logits.shape[-1])
         parts = zip(logits.split(rows), uniform.split(rows), strict=True)
         return torch.cat([inverse_cdf(self.nucleus.weights(part), quantiles) for part, quantiles in parts])
-
-
-@dataclass
-class Watched:
-    """A token-choosing function that notes whose logits gave no distribution; it chooses among equal ones in their place."""
-
-    choose: Choose
-    failed: dict[int, int] = field(default_factory=dict, init=False)  # by context, the first such step
-
-    def __call__(self, logits: Tensor, contexts: Integers, step: int) -> Tensor:
-        usable = logits.amax(-1).isfinite()
-        broken = contexts[~usable.cpu().numpy()].tolist()
-        for context in broken:
-            self.failed.setdefault(context, step)
-        return self.choose(logits.where(usable.unsqueeze(-1), 0) if broken else logits, contexts, step)
-
-    def sound(self, answers: Sequence[Tokens]) -> list[bool]:
-        """Whether every choice of each context's answer was one: n tokens took the choices 0 to n - 1, and choice n if a token stopped them."""
-        return [self.failed.get(context, _NEVER) > len(answer) for context, answer in enumerate(answers)]
 
 
 def sample(

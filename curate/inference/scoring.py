@@ -51,7 +51,11 @@ class ScoringPlan:
 
 @dataclass(frozen=True)
 class Scored:
-    """One continuation: the sum of log p over its tokens in nats, each of them, and whether each was the likeliest token."""
+    """One continuation: the sum of log p over its tokens in nats, each of them, and whether each was the likeliest token.
+
+    NaN where the model's logits are no finite numbers: whoever grades must refuse it, for a NaN is also unequal to what is right. In a packed row it
+    reaches other requests; `Engine.score` computes those again.
+    """
 
     loglikelihood: float
     tokens: NDArray[np.float64]
@@ -153,10 +157,19 @@ class ScoringRun:
             logits = logits_of(self.model, hidden[torch.from_numpy(places[start : start + size]).to(hidden.device)])
             row = torch.from_numpy(which[mine] - start).to(hidden.device)
             token = torch.from_numpy(tokens[mine]).to(hidden.device)
-            chosen = (logits[row, token] - logits.logsumexp(-1)[row]).double()
-            nats[mine] = chosen.cpu().numpy()
-            likeliest[mine] = (logits.argmax(-1)[row] == token).cpu().numpy()
+            nats[mine], likeliest[mine] = log_probabilities(logits, row, token)
         self.nats[found.slots], self.greedy[found.slots] = nats, likeliest
+
+
+def log_probabilities(logits: Tensor, rows: Tensor, tokens: Tensor) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """((K,) log p in nats of tokens (K,) by the logits (N, V) of rows (K,), whether each is its row's likeliest).
+
+    NaN in all of a row that is no distribution: with NaN or +infinity in it, wherever that stands, or with -infinity alone.
+    """
+    normaliser = logits.logsumexp(-1)
+    normaliser = normaliser.where(normaliser.isfinite(), float("nan"))
+    nats = (logits[rows, tokens] - normaliser[rows]).double()
+    return nats.cpu().numpy(), (logits.argmax(-1)[rows] == tokens).cpu().numpy()
 
 
 def _last_alone(found: Lookups | None, tokens: int, states: int) -> Lookups | None:

@@ -37,6 +37,8 @@ class Fastkv(Press):
     name: Literal["fastkv"] = Field(default="fastkv", description="The press's name.")
     keep: float = Field(0.1, gt=0, le=1, description="Share of the prefix's tokens that each layer and head keeps, the window among them (rounded up).")
     propagate: float = Field(0.2, gt=0, le=1, description="Share of the prefix's tokens that go on after layer t, the window among them (rounded up).")
+    tokens: int | None = Field(None, ge=1, description="Tokens that each layer and head keeps, in place of the share `keep`: the published constant mode.")
+    propagated: int | None = Field(None, ge=1, description="Tokens that go on after layer t, in place of the share `propagate`; the published code has 2048.")
     layer: int | None = Field(None, ge=0, description="Layer t, from 0, the last that all tokens run through; by default the last of the lower half.")
     window: int = Field(8, ge=1, description="Last tokens, whose queries judge the others and which are always kept (w).")
     pool: Pool = Field("avg", description="Smoothing along the tokens, so that neighbours of an attended token are kept too: none, avg or max.")
@@ -65,7 +67,8 @@ class Fastkv(Press):
         after = self.layer if self.layer is not None else max(0, layers // 2 - 1)
         if after >= layers:
             raise ConfigError(f"fastkv.layer {after} is not one of the model's layers, 0 to {layers - 1}; lower it")
-        step = Narrowing(after, lambda view: self._going_on(view, share(self.propagate, len(tokens))), lambda view: self._kept(view, self._tokens(len(tokens))))
+        going = share(self.propagate, len(tokens)) if self.propagated is None else min(self.propagated, len(tokens))
+        step = Narrowing(after, lambda view: self._going_on(view, going), lambda view: self._kept(view, self._tokens(len(tokens))))
         memory, hidden = narrowed(model, tokens, step)
         return memory, hidden[-1:]
 
@@ -74,7 +77,7 @@ class Fastkv(Press):
         return self._tokens(len(prefix))
 
     def _tokens(self, n: int) -> int:
-        return share(self.keep, n)
+        return share(self.keep, n) if self.tokens is None else min(self.tokens, n)
 
     def _going_on(self, view: "LayerView", count: int) -> "Tensor":
         """(r,) places of the tokens that go on, ascending."""

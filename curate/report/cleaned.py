@@ -12,8 +12,8 @@ class LeakShown(Config):
     item: str
     verdict: str
     part: str
-    kind: str = Field(description="stretches of a long text, a short one as a whole, a phrase inside a sentence, or a whole turn.")
-    cover: float = Field(description="Share of the item's own letters that the row holds.")
+    kind: str = Field(description="stretches of a long text, a short one as a whole, a phrase inside a sentence, a whole turn, or vectors.")
+    cover: float = Field(description="Share of the item's own letters that the row holds; the cosine where the kind is vectors.")
     matched: str
     row_text: str
     item_text: str
@@ -60,7 +60,8 @@ class CleanedPool(Config):
     benchmarks: list[BenchmarkLeaks] = Field(default_factory=list)
     leaking: list[LeakingRow] = Field(default_factory=list)
     taken: list[TakenLeaks] = Field(default_factory=list)
-    duplicates: dict[str, int] = Field(default_factory=dict, description="Rows that repeat another, exact and near; empty where they were not looked for.")
+    duplicates: dict[str, int] = Field(default_factory=dict, description="Rows that repeat another: exact, near, semantic; empty where not looked for.")
     dropped: dict[str, int] = Field(default_factory=dict, description="Rows left out, by reason.")
+    notes: list[str] = Field(default_factory=list, description="How rows were compared by vectors, and what is to be doubted.")
     rows: int = Field(0, description="Usable rows before anything was left out.")
     unread: int = Field(0, description="Rows that came as token ids and could not be compared.")

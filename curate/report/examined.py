@@ -15,6 +15,8 @@ from curate.report.wording import PLUS_MINUS, size, visible
 _GAP = 2  # characters between columns
 Column = list[str]  # a heading, and a cell per row
 _FIRST_N = "fewshot_config: {sampler: first_n} gives all questions the same examples"
+_MORE = f"{_FIRST_N}, and a press with `covers: prompt` compresses every whole prompt"
+_LITTLE = 0.1  # of the prompts' tokens
 
 
 def print_evaluated(found: Evaluated, console: Console) -> None:
@@ -64,6 +66,7 @@ def _costs(rows: Sequence[Examined], pressed: bool) -> list[Column]:
         ["without\nsharing", *(f"{one.tokens_without_sharing:,}" for one in rows)],
         ["stored\nkeys", *stored],
         *([["through\nthe press", *(f"{one.compressed_tokens:,}" for one in rows)]] if pressed else []),
+        *([["of all\nprompts", *(f"{one.compressed_share:.0%}" for one in rows)]] if pressed else []),
         ["seconds", *(f"{one.seconds:,.1f}" for one in rows)],
     ]
 
@@ -107,6 +110,8 @@ def _warnings(found: Evaluated) -> list[str]:
         lines.add("answers that were known before cost nothing")
     if found.press:
         untouched = {one.task for one in found.examined if not one.compressed_tokens}
+        shares = {one.task: one.compressed_share for one in found.examined if one.compressed_tokens and one.compressed_share < _LITTLE}
+        lines |= {f"{task}: {share:.1%} of the prompts' tokens went through the press, so scores say little of it; {_MORE}" for task, share in shares.items()}
         lines |= {f"{task}: nothing was compressed, for no two requests begin alike, so the scores are exact; {_FIRST_N}" for task in untouched}
     return sorted(lines)
 

@@ -45,8 +45,8 @@ def cleaning_sentences(found: CleanedPool | None) -> list[str]:
     """What was left out, in sentences; empty where nothing was."""
     if found is None:
         return []
-    said = {"leak": "leak", "duplicate": "repeat another row", "near_duplicate": "almost repeat another row"}
-    lines = []
+    said = {"leak": "leak", "duplicate": "repeat another row", "near_duplicate": "almost repeat another row", "semantic_duplicate": "are alike by vectors"}
+    lines = list(found.notes)
     if found.dropped:
         parts = ", ".join(f"{count(number)} {said.get(reason, reason)}" for reason, number in found.dropped.items())
         lines.append(f"Of {count(found.rows)} usable rows of the pool, {count(sum(found.dropped.values()))} were left out before scoring: {parts}.")

@@ -50,6 +50,7 @@ class Plan(Config):
     digest: str = Field(description="Of the recipe: a plan of another one says nothing of this run.")
     device: str
     workers: int
+    profile: str = Field("", description="The kind of profile that they come from; empty for this machine as it is.")
     price: float | None = Field(None, description="Of this machine, per hour.")
     planned: list[Planned]
     sentences: list[str] = Field(default_factory=list, description="When each selection has paid for itself.")

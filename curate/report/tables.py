@@ -161,8 +161,9 @@ def _section(results: Results, scored: list[Comparison], target: str, budget: st
         at, precision = (entry.arm, (entry.task, entry.metric)), 2 * (entry.budget == budget) + bool(entry.target)
         if precision >= fit.get(at, 0):
             entries[at], fit[at] = entry, precision
-    # What only the references were tested on belongs to another target's arms.
-    own = {task for arm, task in entries if arm not in REFERENCES}
+    # What only references and arms that heed no target were tested on belongs to another target's arms.
+    ours = {at: entry for at, entry in entries.items() if at[0] not in REFERENCES}
+    own = {task for (_, task), entry in ours.items() if (entry.target or "") == target} or {task for _, task in ours}
     entries = {at: entry for at, entry in entries.items() if not own or at[1] in own}
     tasks = list(dict.fromkeys((c.task, c.metric) for c in [*results.comparisons, *scored] if (c.arm, (c.task, c.metric)) in entries))
     arms = list(dict.fromkeys(arm for arm, _ in entries))

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -67,8 +68,16 @@ def test_skips_and_tests_are_not_counted_as_passed() -> None:
 
 def test_a_test_that_is_not_there_fails_its_case() -> None:
     assert "did not run" in bad_input._of_test("tests/a.py::test_it", {}, "")[0]
-    assert bad_input._of_test("tests/a.py::test_it", {"tests/a.py::test_it": True}, "") == []
-    assert "fails" in bad_input._of_test("tests/a.py::test_it[x]", {"tests/a.py::test_it": False}, "")[0]
+    assert bad_input._of_test("tests/a.py::test_it", {"tests/a.py::test_it": ""}, "") == []
+    assert bad_input._of_test("tests/a.py::test_it[x]", {"tests/a.py::test_it": "no"}, "") == ["tests/a.py::test_it[x] fails or was skipped: no"]
+
+
+def test_what_a_test_says_that_fails_or_was_skipped_is_told() -> None:
+    case = '<testcase classname="tests.test_a" name="{}">{}</testcase>'
+    parts = [case.format("one[x]", ""), case.format("one[y]", '<failure message="assert 1&#10; == 2"/>'), case.format("two", "<system-out/>")]
+    report = ElementTree.fromstring(f"<testsuite>{''.join(parts)}{case.format('three', '<skipped/>')}</testsuite>")
+    told = {"tests/test_a.py::one": "assert 1 == 2", "tests/test_a.py::two": "", "tests/test_a.py::three": "skipped"}
+    assert dict(bad_input._outcomes(report)) == told
 
 
 def test_the_catalogue_names_every_case_once_and_every_part() -> None:

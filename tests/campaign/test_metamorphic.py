@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import curate.data.ledger
+import curate.model
 import curate.train
 from campaign import metamorphic_layout
 from campaign.metamorphic import differing, swept
@@ -26,9 +27,10 @@ def test_files_places_and_kills_change_nothing(tmp_path: Path) -> None:
     variants = [
         Variant("parquet, shuffled, elsewhere", files=Files(4, seed=4, parquet=True), folders=("a b/s", "r")),
         Variant("killed", files=Files(1, seed=1), kill=60),
+        Variant("half precision", dtype="bfloat16"),
     ]
     found = swept(tmp_path, rows_of(0, ROWS), 0, variants, lambda line: None)
-    assert found["failed"] == 0 and found["passed"] == found["landed"] == 2 and found["parts"] > 15
+    assert found["failed"] == 0 and found["passed"] == found["landed"] == 3 and found["parts"] > 15
 
 
 def by_position(self: Any) -> Any:
@@ -38,14 +40,17 @@ def by_position(self: Any) -> Any:
 
 
 @pytest.mark.campaign
-@pytest.mark.parametrize("bug", ["position as id", "a seed of the process"])
+@pytest.mark.parametrize("bug", ["position as id", "a seed of the process", "a key without dtype"])
 def test_a_bug_that_is_put_in_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bug: str) -> None:
-    if bug == "position as id":
+    variant = Variant("half precision", dtype="bfloat16") if bug == "a key without dtype" else Variant("shuffled", files=Files(2, seed=2))
+    if bug == "a key without dtype":
+        monkeypatch.setattr(curate.model.ModelHandle, "identity", lambda self: {"fingerprint": self.fingerprint, "lora": repr(self.lora)})
+    elif bug == "position as id":
         monkeypatch.setattr(curate.data.ledger.Ledger, "ids", by_position)
     else:
         monkeypatch.setattr(curate.train, "_dropout_seed", lambda seed, step, part: os.getpid())
         monkeypatch.setattr("curate.training.order.uniform", lambda seed, purpose, ids: np.random.default_rng(os.getpid()).random(len(ids)))
-    found = swept(tmp_path, rows_of(0, ROWS), 0, [Variant("shuffled", files=Files(2, seed=2))], lambda line: None)
+    found = swept(tmp_path, rows_of(0, ROWS), 0, [variant], lambda line: None)
     assert found["failed"] == 1
 
 
@@ -54,11 +59,11 @@ def test_variants_cover_every_change_and_are_drawn_from_the_seed() -> None:
     assert len({one.name for one in plan}) == 40
     assert {kind for one in plan for kind in one.kinds} == set(KINDS)
     assert plan == variants_of(3, 40) and plan[20:] != variants_of(4, 40)[20:]
-    assert [one.workers for one in plan[:16]].count(1) == 13
+    assert [one.workers for one in plan[:17]].count(1) == 14
 
 
 def test_differences_name_the_part_and_say_whether_it_is_other_or_missing() -> None:
-    assert differing({"a": "1", "b": "2"}, {"a": "1", "b": "3", "c": "4"}) == ["b is other", "c is missing or new"]
+    assert differing({"a": "1", "d": "5", "c": "2"}, {"c": "3", "a": "1", "b": "4"}) == ["c is other", "b is missing or new", "d is missing or new"]
 
 
 def test_a_row_that_flips_within_the_band_is_explained_and_one_that_flips_beyond_it_is_not() -> None:

@@ -1,5 +1,6 @@
 """The power-loss driver finds nothing wrong with the store as it is, and finds each missing flush; its disk keeps for certain only what was flushed."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -148,3 +149,16 @@ def test_the_program_cuts_a_real_experiment_and_says_so_with_its_exit_code(root:
     ended = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=600)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "6 planned, 6 landed, 0 not landed, 6 passed, 0 failed" in ended.stdout
+
+
+@pytest.mark.parametrize("where", [curate.store, curate.folders], ids=["bytes", "names"])
+def test_a_flush_that_is_announced_and_not_done_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: Any) -> None:
+    class Forgetful:
+        """`os` as this module sees it, without flushes."""
+
+        def __getattr__(self, name: str) -> Any:
+            return (lambda handle: None) if name == "fsync" else getattr(os, name)
+
+    monkeypatch.setattr(where, "os", Forgetful())
+    with pytest.raises(SystemExit, match="what was to be flushed was not, "):
+        cuts_of(tmp_path)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from campaign import security
+from campaign import security, security_trainer
 from campaign.catalogue_security import FORMATS, NAMES, TEMPLATES
 from campaign.hostile import Ran
 
@@ -51,15 +51,28 @@ def test_a_pickle_that_is_refused_passes_and_one_that_runs_does_not(ran: Ran, mo
     assert "report ran the pickle" in security._planted(ran, Path("runs/safe/results.json"), "pickle")
 
 
+def test_a_template_that_shows_nothing_of_python_passes_and_one_that_does_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    escape = "{{ ''.__class__ }}"
+    assert security._rendered(escape) == [] == security._rendered("{{ messages[0].content }}")
+    monkeypatch.setattr("jinja2.sandbox.SandboxedEnvironment.is_safe_attribute", lambda *arguments: True)
+    assert security._rendered(escape) == [escape + " renders as \"<class 'str'>\""]
+
+
+@pytest.mark.campaign
+def test_a_pickle_in_a_trainers_run_that_is_refused_passes_and_one_that_runs_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    trials = dict(security_trainer.trainer_trials(tmp_path))
+    assert len(trials) == 1 + 4 * len(FORMATS)
+    assert trials["trainer"]() == trials["torch:trainer/optimizer.pt"]() == []
+    monkeypatch.setattr("curate.torch_file.read_torch", lambda path: torch.load(path, weights_only=False))
+    assert trials["torch:trainer/optimizer.pt"]()[0] == "it ran the pickle"
+
+
 def test_a_name_that_is_taken_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     assert security._named("arms", "../up") == []
     monkeypatch.setattr("curate.recipe._NAME", __import__("re").compile(r"[^\0]+"))
     assert security._named("arms", "../up") == ["it exits with 0: ''"]
-
-
-def test_a_template_that_renders_is_a_failure() -> None:
-    assert security._rendered("{{ ''.__class__.__mro__ }}") == []
-    assert security._rendered("{{ messages[0].content }}") == ["{{ messages[0].content }} renders"]
 
 
 def test_calls_outside_are_seen(tmp_path: Path) -> None:

@@ -94,42 +94,6 @@ def test_what_json_would_change_is_refused(result: object) -> None:
     assert len(ledger) == 0 and journal.lines == []
 
 
-def test_a_result_is_never_computed_again(tmp_path: Path) -> None:
-    path, asked = tmp_path / "l.jsonl", []
-
-    def answer(requests: Sequence[int]) -> list[float]:
-        asked.extend(requests)
-        return [request / 3 for request in requests]
-
-    wanted = dict(zip(keys(10), range(10), strict=True))
-    with open_ledger(path) as ledger:
-        first = ledger.fill(dict(list(wanted.items())[:7]), answer, batch=3)
-    assert asked == list(range(7)) and len(path.read_bytes().splitlines()) == 3  # one line, and one sync, a batch
-    with open_ledger(path) as ledger:
-        assert ledger.fill(wanted, answer, batch=100) == first | {name: number / 3 for name, number in wanted.items()}
-        assert ledger.fill(wanted, answer) == {name: number / 3 for name, number in wanted.items()}
-    assert asked == list(range(10))
-    with pytest.raises(ValueError, match="zip"):
-        Ledger().fill(wanted, lambda requests: [1.0])
-
-
-def test_what_was_answered_before_a_failure_is_kept(tmp_path: Path) -> None:
-    asked: list[int] = []
-
-    def answer(requests: Sequence[int]) -> list[int]:
-        if len(asked) == 4:
-            raise RuntimeError("out of memory")
-        asked.extend(requests)
-        return list(requests)
-
-    wanted = dict(zip(keys(6), range(6), strict=True))
-    with pytest.raises(RuntimeError), open_ledger(tmp_path / "l.jsonl") as ledger:
-        ledger.fill(wanted, answer, batch=2)
-    with open_ledger(tmp_path / "l.jsonl") as ledger:
-        ledger.fill(wanted, lambda requests: asked.extend(requests) or list(requests))
-    assert asked == list(range(6))
-
-
 def test_the_first_result_of_a_key_counts() -> None:
     one, two = keys(2)
     ledger = Ledger(journal := Remembered())

@@ -37,14 +37,14 @@ def test_a_press_that_drops_tokens_holds_fewer_bytes_and_other_numbers() -> None
 def test_generation_behind_whole_caches_equals_the_exact_one(covers: str, press: Snapkv) -> None:
     model = random_model("llama_one_kv_head") if not isinstance(press, KvDirect) else random_model("gpt_neox")
     exact = Engine(model).generate(prompts(), max_tokens=6)
-    engine = Engine(model, press=press, covers=covers)  # type: ignore[arg-type]
+    engine = Engine(model, press=press.model_copy(update={"covers": covers}))
     assert engine.generate(prompts(), max_tokens=6) == exact
     assert engine.compressed_tokens > 0
 
 
 def test_h2o_goes_on_forgetting_while_it_generates() -> None:
     model = random_model()
-    short, long = Engine(model, press=H2o(tokens=12), covers="prompt"), Engine(model, press=H2o(tokens=12), covers="prompt")
+    short, long = (Engine(model, press=H2o(tokens=12, covers="prompt")) for _ in range(2))
     short.generate([prompts()[0]], max_tokens=8)
     long.generate([prompts()[0]], max_tokens=80)
     assert short.peak_bytes == long.peak_bytes

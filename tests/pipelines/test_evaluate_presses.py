@@ -104,7 +104,7 @@ def test_the_text_says_that_variants_must_not_be_ranked_and_the_exit_code_is_0(
     assert command_line("evaluate", tiny, "--tasks", tasks["free"], "--press", "{name: snapkv, tokens: 1}", "--store", store, "--device", "cpu") == 0
     said = capsys.readouterr()
     assert "free: do not rank variants by these scores: " in said.out and "of answers are the same, and 95% are asked for" in said.out
-    assert "free, 10 items, through snapkv: not exact" in said.out and "press: snapkv, keep 0.25, tokens 1, importance window" in said.out
+    assert "free, 10 items, through snapkv: not exact" in said.out and "press: snapkv, covers prefix, keep 0.25, tokens 1, importance window" in said.out
     assert "Traceback" not in said.err and said.err.splitlines()[-1] == "free: base through snapkv"
 
 

@@ -1,6 +1,7 @@
 """A pool that grows: only new rows are prepared and scored, what was computed stays bit by bit, and the report says what changed and why."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -17,7 +18,7 @@ from curate.data.synthetic import instructions
 from curate.features import open_features
 from curate.growth import read_ids
 from curate.pipelines.update import updated
-from curate.store import read_json
+from curate.store import Store, read_json
 
 Command = Callable[..., int]
 RECIPE = """
@@ -185,6 +186,22 @@ def test_a_grown_run_is_verified_and_a_lost_row_is_found(folder: Path, curate: C
     assert "rows are known" in unaccounted_growth(grown, before)[0]
 
 
+@pytest.mark.parametrize(("run", "named"), [("small", "spread 12 seed 0 (before the last step of growth)"), ("small-2", "spread 12 seed 0")])
+def test_the_certificates_before_and_after_the_last_step_are_both_recomputed(
+    run: str, named: str, folder: Path, curate: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(folder / "store", tmp_path / "store")
+    places = ("--store", tmp_path / "store", "--runs", folder / "runs")
+    assert curate("verify", "small-2", *places) == 0
+    assert "certificates: 4 of 12 selections have one" in capsys.readouterr().out  # six arms, random among them, before and after
+    manifest = tmp_path / "store" / artifact(folder, run, "selection", "spread 12 seed 0").key / "manifest.json"
+    document = json.loads(manifest.read_bytes())
+    document["summary"]["certificate"]["objective"] *= 0.9
+    manifest.write_text(json.dumps(document))
+    assert curate("verify", "small-2", *places) == 8
+    assert f"{named}: objective" in capsys.readouterr().err
+
+
 def test_running_its_recipe_finds_everything_and_a_second_step_builds_on_the_first(folder: Path, curate: Command) -> None:
     common = ("--store", folder / "store", "--runs", folder / "runs", "--quiet", "--workers", "1")
     assert curate("run", folder / "runs" / "small-2" / "recipe.yaml", "--data", folder, "--until", "select", *common) == 0
@@ -229,3 +246,23 @@ def test_a_file_is_read_like_the_pool_and_runs_are_numbered_on(folder: Path, tmp
     made = updated(run, ["x.jsonl", "{hub: org/name, revision: abc}"], None, "")
     assert made.name == "small-4" and made.growth[0].add[0].group == "kind" and Path(str(made.growth[0].add[0].path)).is_absolute()
     assert made.growth[0].add[1].hub == "org/name" and updated(run, ["x"], None, "other").name == "other"
+
+
+@pytest.mark.parametrize("given", ["sub/x.jsonl", "{path: sub/x.jsonl}", "{path: sub/*.jsonl, group: kind}"])
+def test_a_path_that_is_typed_starts_from_the_current_folder_in_braces_too(given: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = updated(folder / "runs" / "small", [given], None, "other").growth[0].add[0].path
+    assert path is not None and Path(path).is_absolute() and Path(path).parent == tmp_path / "sub"
+
+
+def test_rows_named_in_braces_are_found_from_the_current_folder(folder: Path, curate: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not from the recipe's folder, in which a file of the same name holds no rows that can be read."""
+    rows = list(instructions("pool", ALL, 0))[OVERLAP:]
+    write(tmp_path / "here.jsonl", rows)
+    (folder / "here.jsonl").write_text("no rows\n")
+    monkeypatch.chdir(tmp_path)
+    common = ("--store", folder / "store", "--runs", tmp_path / "runs", "--quiet", "--workers", "1")
+    shutil.copytree(folder / "runs" / "small", tmp_path / "runs" / "small")
+    assert curate("update", "small", "--add", "{path: here.jsonl, group: kind}", *common) == 0
+    added = Store(folder / "store").find(next(one["key"] for one in stages(tmp_path, "small-2") if one["label"] == "added in step 1"))
+    assert added is not None and added.manifest["summary"]["rows_in"] == len(rows)

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from curate.compression.actions.evict import Evict
 from curate.compression.actions.merge import Merge
+from curate.compression.importances.global_local import GlobalLocal
 from curate.inference.stores import Plain, Ragged, held_bytes
 from curate.presses.ems import Ems as Press
-from curate.presses.h2o import H2o
 from curate.testing.component import check_identity
 from curate.testing.random_models import ARCHITECTURES, Architecture, random_model
+from tests.presses.sequences import attention_of, made_prefix
 from tests.presses.stored_prefixes import Given, acted, after, defined, everything, made, queries, real, summed, whole, with_layer
 
 
@@ -75,6 +76,20 @@ def test_more_tokens_than_are_compared_at_a_time_go_where_loops_send_them() -> N
     assert store.bias is not None
     np.testing.assert_allclose(store.values[0], values, atol=1e-4)
     np.testing.assert_allclose(store.bias[0].exp(), counts, rtol=1e-5)
+
+
+@pytest.mark.parametrize("candidates", [1, 7, 100])
+def test_only_the_best_of_the_evicted_may_merge(candidates: int) -> None:
+    view = made(50).layers[0]
+    kept, scores = [[0, 7, 20, 30], [1, 2, 3, 4]], torch.rand(2, 50, generator=torch.Generator().manual_seed(3))
+    store = merged(merge(tau=-1.0, candidates=candidates, count_weight=True), view.keys, view.values, kept, scores)
+    assert store.bias is not None
+    for head in range(2):
+        others = sorted(set(range(50)) - set(kept[head]), key=lambda token: -float(scores[head, token]))[:candidates]
+        left = sorted([*kept[head], *others])
+        values = by_loops(view.keys[head, left], view.values[head, left], [left.index(t) for t in kept[head]], scores[head, left], -1.0)[1]
+        np.testing.assert_allclose(store.values[head], values, atol=1e-4)
+        assert float(store.bias[head].exp().sum()) == pytest.approx(4 + min(candidates, 46))
 
 
 @pytest.mark.parametrize("fields", [{}, {"merge_keys": True}, {"count_weight": True}])
@@ -156,11 +171,11 @@ def test_bytes_are_those_of_the_kept_tokens_and_four_for_a_count(dtype: torch.dt
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_the_press_keeps_h2os_tokens_and_changes_their_values_only(architecture: Architecture) -> None:
+def test_the_press_changes_values_only_of_what_eviction_keeps(architecture: Architecture) -> None:
     model = random_model(architecture)
     with torch.inference_mode():
-        prefix = real(model, 60)
-        mine, theirs = Press(action=merge(tau=0.5)).compress(prefix), H2o().compress(prefix)
+        prefix = real(model, 80)
+        mine, theirs = Press(action=merge(tau=0.5)).compress(prefix), Press(action=Evict()).compress(prefix)
         assert mine.nbytes == theirs.nbytes == whole(prefix).nbytes // 4
         changed = 0
         for one, other in zip(mine.layers, theirs.layers, strict=True):
@@ -170,6 +185,31 @@ def test_the_press_keeps_h2os_tokens_and_changes_their_values_only(architecture:
         assert changed > 0
         assert torch.equal(after(model, Press(action=merge(tau=2.0)).compress(prefix)), after(model, theirs))
         assert torch.equal(after(model, Press(keep=1.0).compress(prefix)), after(model, whole(prefix)))
+
+
+@pytest.mark.parametrize(("n", "window"), [(50, 8), (300, 16), (5, 16), (1, 1)])
+def test_scores_are_the_mean_attention_of_all_that_see_a_token_and_of_the_last_each_by_its_largest(n: int, window: int) -> None:
+    prefix = made_prefix(n)
+    scores = GlobalLocal(window=window).score(prefix)
+    for view, found in zip(prefix.layers, scores, strict=True):
+        full = attention_of(view)  # float64
+        for head in range(2):
+            mine = full[3 * head : 3 * head + 3].mean(0).tolist()
+            everywhere = [sum(mine[i][j] for i in range(j, n)) / (n - j) for j in range(n)]
+            lately = [sum(mine[i][j] for i in range(max(0, n - window), n)) / min(window, n) for j in range(n)]
+            wanted = [a / max(everywhere) + b / max(lately) for a, b in zip(everywhere, lately, strict=True)]
+            assert found[head].tolist() == pytest.approx(wanted, rel=1e-4, abs=1e-6)
+    assert GlobalLocal(window=window).protected(prefix).nonzero().flatten().tolist() == list(range(max(0, n - window), n))
+
+
+def test_the_press_keeps_the_window_and_the_best_scores() -> None:
+    prefix = made_prefix(60)
+    memory = Press(keep=0.5, importance=GlobalLocal(window=8), action=merge(tau=2.0)).compress(prefix)
+    for view, store, scores in zip(prefix.layers, memory.layers, GlobalLocal(window=8).score(prefix), strict=True):
+        assert isinstance(store, Plain)
+        for head in range(2):
+            best = sorted(range(52), key=lambda token: (-float(scores[head, token]), token))[:22]
+            assert torch.equal(store.keys[head], view.keys[head, sorted([*best, *range(52, 60)])])
 
 
 def test_a_bfloat16_model_is_served_in_bfloat16() -> None:
@@ -186,3 +226,4 @@ def test_a_bfloat16_model_is_served_in_bfloat16() -> None:
 def test_the_components_are_what_they_say() -> None:
     check_identity(Press(), "presses")
     check_identity(Merge(), "actions")
+    check_identity(GlobalLocal(), "importances")

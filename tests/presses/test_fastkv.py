@@ -198,3 +198,14 @@ def test_what_cannot_be_is_said() -> None:
     decoder_of(model.model).layers = torch.nn.ModuleList([torch.nn.ModuleList(list(decoder_of(model.model).layers))])
     with pytest.raises(ModelError, match="is no plain stack of layers with an attention each"):
         prefilled_by(Fastkv(layer=0), model)
+
+
+def test_numbers_of_tokens_stand_in_for_shares() -> None:
+    model = random_model()
+    by_share, _ = prefilled_by(Fastkv(keep=0.5, propagate=0.25, window=5), model)
+    n = len(TOKENS)
+    by_number, _ = prefilled_by(Fastkv(tokens=-(-n // 2), propagated=-(-n // 4), window=5), model)
+    for one, other in zip(by_share.layers, by_number.layers, strict=True):
+        assert all(a.equal(b) for a, b in zip(one.tensors, other.tensors, strict=True))
+    whole, _ = prefilled_by(Fastkv(tokens=10 * n, propagated=10 * n), model)
+    assert all(layer.tensors[0].shape[1] == n for layer in whole.layers)

@@ -84,3 +84,17 @@ def test_defaults_agree_on_the_window() -> None:
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_keeping_all_is_the_full_model_and_bytes_follow_the_budget(architecture: Architecture) -> None:
     check_whole_and_half(architecture, Pyramidkv(keep=1.0), Pyramidkv(keep=0.5, importance=Window(window=4), allocator=Pyramid(window=4)))
+
+
+@pytest.mark.parametrize(("tokens", "theirs"), [(2048, [2926, 2341, 1756, 1170]), (512, [732, 586, 440, 292])])
+def test_steps_of_eight_layers_are_windowkvs_budgets(tokens: int, theirs: list[int]) -> None:
+    counts = Pyramid(window=0, beta=1.75, layer_groups=8).allocate(made_prefix(9000, layers=1, heads=1, groups=1, width=1), [torch.zeros(1, 9000)] * 32, tokens)
+    assert np.abs(counts[:, 0] - np.repeat(theirs, 8)).max() <= 1 and counts.sum() == 32 * tokens
+
+
+@pytest.mark.parametrize("layers", [1, 7, 8, 9, 20])
+def test_a_last_group_may_be_short_and_the_total_stays_exact(layers: int) -> None:
+    counts = Pyramid(window=4, beta=1.75, layer_groups=8).allocate(made_prefix(400, layers=1, heads=1, groups=1, width=1), [torch.zeros(1, 400)] * layers, 100)
+    found = counts[:, 0].tolist()
+    assert sum(found) == 100 * layers and all(max(found[at : at + 8]) - min(found[at : at + 8]) <= 1 for at in range(0, layers, 8))
+    assert found == [100] * layers if layers <= 8 else found[0] > found[-1]

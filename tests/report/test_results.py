@@ -66,6 +66,23 @@ def test_an_arm_of_one_target_is_not_shown_under_another():
     assert {section.target: section.arms for section in sections(made)} == {"maths": ["random", "a"], "code": ["random", "b"]}
 
 
+def test_a_target_s_table_has_no_column_of_what_only_another_target_s_arms_are_tested_on():
+    """`shared` heeds no target and is tested on everything, as references are; `a` and `b` only on what their own targets are evaluated on."""
+    tasks = {"maths": "sums", "code": "tests"}
+    everyone = [comparison(arm, task=task) for arm in ("random", "shared") for task in ("sums", "tests", "both")]
+    compared = [
+        comparison(arm, task=task, target=target, difference=0.1, low=0.0, high=0.2)
+        for target, own in tasks.items()
+        for arm in ("a" if target == "maths" else "b", "shared")
+        for task in (own, "both")
+    ]
+    made = {section.target: section for section in sections(run(*everyone, *compared))}
+    assert {target: {task for task, _ in section.tasks} for target, section in made.items()} == {"maths": {"sums", "both"}, "code": {"tests", "both"}}
+    assert all((arm, task) in section.entries for section in made.values() for arm in section.arms for task in section.tasks)
+    alone = sections(run(*everyone))  # nothing is of a target: everything stays
+    assert [{task for task, _ in section.tasks} for section in alone] == [{"sums", "tests", "both"}]
+
+
 def test_a_run_that_was_cut_short_shows_the_cells_it_has(results):
     partial = results.model_copy(update={"comparisons": []})
     whole, cut = sections(results)[0], sections(partial)[0]

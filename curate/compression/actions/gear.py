@@ -35,6 +35,7 @@ class Gear(Action):
     group: Literal[8, 16, 32, 64] = Field(64, description="Numbers that share a scale under kivi; of channels at most a head's.")
     sparsity: float = Field(0.02, ge=0, le=1, description="Share of outliers, half of them the largest; 0 for none (GEAR-L).")
     rank: int = Field(4, ge=0, le=1024, description="Directions of the error that are kept per head and block; 0 for none.")
+    later_rank: int = Field(2, ge=0, le=1024, description="The most directions of a block of generated tokens.")
     loops: int = Field(3, ge=1, le=64, description="Rounds of the iteration that finds them.")
 
     def store(self, prefix: "Prefix", layer: int, kept: "Sequence[Tensor]", scores: "Tensor") -> "LayerStore":
@@ -46,12 +47,13 @@ class Gear(Action):
         def of(heads: slice, tokens: "Tensor") -> "LayerStore":
             keys, values = taken(view.keys[heads], tokens), taken(view.values[heads], tokens)
             full = keys.shape[1] // BLOCK * BLOCK
-            coded = [self._corrected(numbers[:, :full], tokenwise) for numbers, tokenwise in ((keys, False), (values, True))]
+            coded = [self.corrected(numbers[:, :full], tokenwise) for numbers, tokenwise in ((keys, False), (values, True))]
             return Residual(coded[0], keys[:, full:].clone(), coded[1], values[:, full:].clone())
 
         return stored(kept, of)
 
-    def _corrected(self, numbers: "Tensor", tokenwise: bool) -> "Corrected":
+    def corrected(self, numbers: "Tensor", tokenwise: bool) -> "Corrected":
+        """Blocks of numbers (Hk, 64 N, d)."""
         from curate.compression.corrected import corrected
 
         group = self.group if self.backbone == "kivi" else None

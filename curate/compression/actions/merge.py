@@ -25,11 +25,12 @@ class Merge(Action):
     tokens half of the mass is lost, unless `count_weight` adds the log of how many tokens it stands for to its logits. Bytes: those of eviction, and 4 per
     kept token and head with `count_weight`. Time: n m d multiplications per head to store. Scores must be weights, such as attention that was received.
     Li et al., "EMS: Adaptive Evict-then-Merge Strategy for Head-wise KV Cache Compression Based on Global-Local Importance", 2024; no code is published, so
-    that weights and candidates (all evicted tokens) are this project's reading.
+    that weights and candidates (by default all evicted tokens) are this project's reading.
     """
 
     name: Literal["merge"] = Field(default="merge", description="The action's name.")
     tau: float = Field(0.6, ge=-1, le=2, description="Cosine of two keys above which they merge; above 1, nothing does.")
+    candidates: int | None = Field(None, ge=1, description="Evicted tokens of a head, the best by their scores, that may merge; null for all of them.")
     merge_keys: bool = Field(False, description="Whether keys are averaged too; their positions are mixed then.")
     count_weight: bool = Field(False, description="Whether a kept token is attended to as many times as it stands for.")
 
@@ -44,10 +45,19 @@ class Merge(Action):
             plain = Plain(taken(keys, tokens), taken(values, tokens))
             if tokens.shape[1] in (0, len(prefix)):
                 return plain
-            sums = _gathered(keys, values, weights, tokens, self.tau)
+            sums = _gathered(keys, values, weights, tokens, self.tau, self._open(scores[heads], tokens))
             return Plain(sums.keys(plain.keys) if self.merge_keys else plain.keys, sums.values(plain.values), sums.counts.log() if self.count_weight else None)
 
         return stored(kept, of)
+
+    def _open(self, scores: "Tensor", kept: "Tensor") -> "Tensor":
+        """(Hk, T) the evicted tokens that may merge, ascending, of scores (Hk, n) and kept tokens (Hk, m); of equal scores the earlier."""
+        import torch
+
+        free = scores.float().scatter(1, kept, float("-inf"))
+        count = scores.shape[1] - kept.shape[1]
+        best = torch.argsort(free, dim=1, descending=True, stable=True)[:, : min(count, self.candidates or count)]
+        return best.sort(1).values
 
 
 @dataclass(frozen=True)
@@ -78,8 +88,8 @@ class _Sums:
         return average.to(own.dtype).where(merged.unsqueeze(-1), own)
 
 
-def _gathered(keys: "Tensor", values: "Tensor", weights: "Tensor", kept: "Tensor", tau: float) -> _Sums:
-    """Sums over the kept tokens (Hk, m) of n and the others, each of these in the most similar kept one (ties to the earlier) if the cosine is above tau."""
+def _gathered(keys: "Tensor", values: "Tensor", weights: "Tensor", kept: "Tensor", tau: float, gone: "Tensor") -> _Sums:
+    """Sums over the kept tokens (Hk, m) and those of `gone` (Hk, T), each of these in the most similar kept one (ties to the earlier) if it is above tau."""
     import torch
 
     from curate.compression.quantised import taken
@@ -89,7 +99,6 @@ def _gathered(keys: "Tensor", values: "Tensor", weights: "Tensor", kept: "Tensor
     carried = torch.cat([values.float(), units, lengths], -1) * weights.unsqueeze(-1)
     centres, total = taken(units, kept), taken(carried, kept)
     mass, counts = weights.gather(1, kept), torch.ones_like(kept, dtype=torch.float32)
-    gone = torch.ones_like(weights, dtype=torch.bool).scatter_(1, kept, False).nonzero()[:, 1].view(len(keys), -1)
     for block in gone.split(_BLOCK, 1):
         cosine, nearest = (taken(units, block) @ centres.transpose(1, 2)).max(-1)
         goes = torch.zeros(*block.shape, kept.shape[1], device=keys.device).scatter_(-1, nearest.unsqueeze(-1), (cosine > tau).float().unsqueeze(-1))

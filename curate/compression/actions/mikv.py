@@ -23,7 +23,7 @@ class Mikv(Action):
     Low keys are stored multiplied by the balancer b_c = sqrt(max_i |q_ic| / max_i |k_ic|) of their head and channel, so that the channels that queries look at
     get the finer steps; queries are those of the whole prefix, over all heads of the group, with their positions in, and b is frozen. With a share r of kept
     tokens, bytes are r + (1 - r) (b + 32 / g) / 16 of 16-bit numbers (32.5 % at r = 0.2, b = 2, g = 64), plus a bit per head and token. The balancer knows
-    only the prefix's queries. Tokens that are generated later stay as they are: none is demoted.
+    only the prefix's queries. Generated tokens: see the press.
     Yang et al., "No Token Left Behind: Reliable KV Cache Compression via Importance-Aware Mixed Precision Quantization", 2024.
     """
 
