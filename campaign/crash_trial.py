@@ -201,7 +201,8 @@ def _stopped(trial: Trial, mode: str) -> bool:
     code = trial.over(running, landed)
     if code is None:
         return False
-    allowed = {_STOPPED} if at_work and mode != "twice" else {_STOPPED, -number}
+    surely = at_work and mode != "twice" and "report: runs/" not in running.words()  # else Python was starting, or on its way out
+    allowed = {_STOPPED} if surely else {_STOPPED, -number}
     if code not in allowed:
         trial.wrong.append(f"stopped by {signal.Signals(number).name}, it exits with {code}: {running.words()}")
     trial.look()

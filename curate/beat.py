@@ -68,7 +68,7 @@ def watched_here(seconds: float, words: str) -> Iterator[None]:
 
 def _say_and_leave(seconds: float, words: str, ended: threading.Event) -> None:
     """Wait until no beat came for so long, and end the process then."""
-    while not ended.wait(max(_EVERY, _set + seconds - time.monotonic()) if _set > 0 else _EVERY):
+    while not ended.wait(timeout=max(_EVERY, _set + seconds - time.monotonic()) if _set > 0 else _EVERY):
         if _set > 0 and time.monotonic() - _set >= seconds:
             print(f"error: {words}", file=sys.stderr, flush=True)
             os._exit(ClusterError.exit_code)

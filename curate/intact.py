@@ -81,7 +81,7 @@ def recorded(folder: Path) -> dict[str, dict[str, Any]]:
 
 def sealed(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """The manifest as it will be read, with the hash of all that it says."""
-    said = json.loads(canonical(manifest))
+    said = _without_seal(json.loads(canonical(manifest)))
     return {**said, "blake2b": digest(canonical(said))}
 
 
@@ -89,11 +89,14 @@ def is_sealed(manifest: Any) -> bool:
     """Whether it says what it said when it was sealed."""
     if not isinstance(manifest, dict):
         return False
-    said = {name: value for name, value in manifest.items() if name != "blake2b"}
     try:
-        return bool(manifest.get("blake2b") == digest(canonical(said)))
+        return bool(manifest.get("blake2b") == digest(canonical(_without_seal(manifest))))
     except ValueError:  # NaN, or half a character
         return False
+
+
+def _without_seal(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in manifest.items() if name != "blake2b"}
 
 
 def verify(path: Path) -> list[str]:

@@ -68,7 +68,7 @@ def manifest_first(self: Store, key: str, request: Request, summary: Any, part: 
     files = {str(file.relative_to(part)): file.read_bytes() for file in sorted(part.rglob("*")) if file.is_file() and file.name != "built.json"}
     known = {name: {"bytes": len(data), "blake2b": digest(data)} for name, data in files.items()}
     about = {"schema": 1, "key": key, "stage": request.stage, "fields": request.fields, "inputs": list(request.inputs), "summary": summary, "files": known}
-    atomic_write(self.root / key / "manifest.json", canonical(about))
+    atomic_write(self.root / key / "manifest.json", canonical(curate.intact.sealed(about)))
     for name, data in files.items():
         atomic_write(self.root / key / name, data)
     shutil.rmtree(part)

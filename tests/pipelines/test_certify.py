@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from curate.intact import sealed
+
 Command = Callable[..., int]
 
 RECIPE = """
@@ -52,7 +54,7 @@ def test_every_certificate_is_recomputed_and_a_changed_one_is_found(
     document = json.loads(ruled.read_bytes())
     assert document["fields"]["filters"][0]["keep"] == "50%" and document["fields"]["rules"]["tokens"] == [10, 90]
     document["summary"]["certificate"]["objective"] *= 0.9
-    ruled.write_text(json.dumps(document))
+    ruled.write_text(json.dumps(sealed(document)))
     assert chosen() == 8
     assert "ruled 20 seed" in (message := capsys.readouterr().err) and "is claimed, the features give" in message
 
@@ -105,6 +107,6 @@ def test_selections_of_an_earlier_version_are_named_and_not_compared(
     manifest = next((tmp_path / "store").glob("selection-*/manifest.json"))
     document = json.loads(manifest.read_bytes())
     document["version"] += 1
-    manifest.write_text(json.dumps(document))
+    manifest.write_text(json.dumps(sealed(document)))
     assert chosen() == 0
     assert "not compared, for another version of the selector or of curate made them:" in capsys.readouterr().out

@@ -17,6 +17,7 @@ from curate.data.examples import opened
 from curate.data.synthetic import instructions
 from curate.features import open_features
 from curate.growth import read_ids
+from curate.intact import sealed
 from curate.pipelines.update import updated
 from curate.store import Store, read_json
 
@@ -197,7 +198,7 @@ def test_the_certificates_before_and_after_the_last_step_are_both_recomputed(
     manifest = tmp_path / "store" / artifact(folder, run, "selection", "spread 12 seed 0").key / "manifest.json"
     document = json.loads(manifest.read_bytes())
     document["summary"]["certificate"]["objective"] *= 0.9
-    manifest.write_text(json.dumps(document))
+    manifest.write_text(json.dumps(sealed(document)))
     assert curate("verify", "small-2", *places) == 8
     assert f"{named}: objective" in capsys.readouterr().err
 
