@@ -1,6 +1,6 @@
-"""Install a wheel in a clean environment without a compiler, and run the quickstart up to its selections from an empty folder.
+"""Install a wheel in a clean environment without a compiler, and run the quickstart up to its selections, or whole, from an empty folder.
 
-python tests/packaging/check_wheel.py dist/*.whl dist/*.tar.gz [--rows 300] [--first "torch --index-url URL"]
+python tests/packaging/check_wheel.py dist/*.whl dist/*.tar.gz [--rows 300] [--whole] [--first "torch --index-url URL"]
 
 Dependencies come as wheels only; the compiler's name leads nowhere, so that a package which wants to be built fails. `--first` names what is installed
 before, as words for pip: PyTorch without CUDA comes from an index of its own. Exit 0 if all of it holds, else 1 with a line for what does not.
@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 WANTED = ("cli.py", "py.typed", "scorers/less.py", "selectors/transport.py", "pipelines/experiment.py", "configs/quickstart.yaml", "configs/starter.yaml")
+WANTED += ("configs/errors.md",)
 WANTED += ("configs/quickstart_model/model.safetensors", "configs/quickstart_model/chat_template.jinja", "configs/clusters/laptop.yaml", "tasks/likelihood.py")
 SOURCES = ("pyproject.toml", "LICENSE", "README.md", "scorers/less.py", "selectors/transport.py", "pipelines/experiment.py", "configs/quickstart.yaml")
 COMPILED = (".so", ".pyd", ".dylib", ".dll")
@@ -66,26 +67,31 @@ def install(wheel: Path, folder: Path, first: Sequence[str]) -> Path:
     return python
 
 
-def quickstart(python: Path, folder: Path, rows: int) -> str:
-    """The quickstart up to its selections, offline, in an empty folder; a line about it. SystemExit where it did not choose what it should."""
+def quickstart(python: Path, folder: Path, rows: int, *, whole: bool) -> str:
+    """The quickstart up to its selections, or whole, offline, in an empty folder; a line about it. SystemExit where it did not do what it should."""
     where = run([python, "-c", "import curate; print(curate.__file__)"], folder).strip()
     if not Path(where).is_relative_to(python.parents[1]):
         raise SystemExit(f"curate was imported from {where}, which is not the clean environment")
     fewer = [f"pool=[{{synthetic: pool, rows: {rows}, group: kind}}]", "budgets=[20]"] if rows else []
     offline = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    run([python, "-m", "curate", "run", "quickstart", *fewer, "--until", "select", "--workers", 1, "--quiet"], folder, **offline)
+    until = [] if whole else ["--until", "select"]
+    run([python, "-m", "curate", "run", "quickstart", *fewer, *until, "--workers", 2 if whole else 1, "--quiet"], folder, **offline)
     results = json.loads((folder / "runs" / "quickstart" / "results.json").read_bytes())
     arms = {row["arm"] for row in results["selections"]}
     if len(arms) != 8 or len(results["selections"]) != 24:
         raise SystemExit(f"the quickstart has 24 selections of 8 arms, and {len(results['selections'])} of {', '.join(sorted(arms))} were made")
     run([python, "-m", "curate", "verify", "quickstart"], folder, **offline)
-    return f"{len(results['selections'])} selections of {len(arms)} arms"
+    if whole and not (results["comparisons"] and (folder / "runs" / "quickstart" / "report.html").is_file()):
+        raise SystemExit("the quickstart ended without a comparison or without its report")
+    compared = f", {len(results['comparisons'])} comparisons and a report" if whole else ""
+    return f"{len(results['selections'])} selections of {len(arms)} arms{compared}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("files", nargs="+", type=Path, help="A wheel, and its source archive if that is to be looked at too.")
     parser.add_argument("--rows", type=int, default=0, help="A smaller pool for the quickstart; default: its own 3,000 rows.")
+    parser.add_argument("--whole", action="store_true", help="Train, evaluate and compare too: minutes.")
     parser.add_argument("--first", type=shlex.split, default=[], help="What to install before, as words for pip.")
     parser.add_argument("--python", type=Path, help="A Python that has the wheel already; no environment is made.")
     given = parser.parse_args(arguments)
@@ -101,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         python = given.python.absolute() if given.python else install(wheels[0], Path(name) / "environment", given.first)
         empty = Path(name) / "empty"
         empty.mkdir()
-        said = quickstart(python, empty, given.rows)
+        said = quickstart(python, empty, given.rows, whole=given.whole)
     print(f"{wheels[0].name}: installed from wheels only; {said} in an empty folder; {time.monotonic() - started:.0f} s")
     return 0
 
