@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -78,6 +79,17 @@ def logits_of(model: LanguageModel, hidden: Tensor) -> Tensor:
 @contextmanager
 def _giving(decoder: Any, hidden: Tensor) -> Iterator[None]:
     """Within it, the decoder computes nothing and gives these states."""
+    given = _states_alone()
+    decoder.forward = lambda *_, **__: given(last_hidden_state=hidden)
+    try:
+        yield
+    finally:
+        del decoder.forward
+
+
+@lru_cache(maxsize=1)
+def _states_alone() -> Any:
+    """What a decoder returns that gives states only. One class for all calls: transformers registers each, and none is ever let go."""
     from transformers.modeling_outputs import BaseModelOutputWithPast
 
     class Given(BaseModelOutputWithPast):
@@ -86,11 +98,7 @@ def _giving(decoder: Any, hidden: Tensor) -> Iterator[None]:
         def __getattr__(self, name: str) -> None:
             return None
 
-    decoder.forward = lambda *_, **__: Given(last_hidden_state=hidden)
-    try:
-        yield
-    finally:
-        del decoder.forward
+    return Given
 
 
 def store_rows(step: Pass, lengths: Sequence[int]) -> list[Memory]:
