@@ -270,5 +270,9 @@ def token_losses(model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
 
 def row_means(values: Tensor, row: Tensor, rows: int) -> Tensor:
     """Mean of `values` (S,) within each of `rows` rows."""
-    total = torch.zeros(rows, dtype=values.dtype, device=values.device).index_put((row,), values, accumulate=True)  # which sorts first: one order of sums
-    return total / torch.bincount(row, minlength=rows).clamp(min=1)
+    return row_sums(values, row, rows) / torch.bincount(row, minlength=rows).clamp(min=1)
+
+
+def row_sums(values: Tensor, row: Tensor, rows: int) -> Tensor:
+    """Sum of `values` (S,) within each of `rows` rows, in one order of terms on any device: `index_put` sorts before it adds."""
+    return torch.zeros(rows, dtype=values.dtype, device=values.device).index_put((row,), values, accumulate=True)

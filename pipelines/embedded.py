@@ -4,19 +4,20 @@ Each task reads and commits `ROWS` rows, so that a killed run repeats at most th
 gives, and take what its `store` says of the disk.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from curate.beat import beat
 from curate.core import Artifact, Integers, Row, Written
 from curate.data.examples import in_reading_order, opened
 from curate.errors import about
 from curate.features import ShardedRows, open_shards, shard_bytes
-from curate.interfaces import Scorer
+from curate.interfaces import Scorer, ScoringContext
 from curate.model import resolve
 from curate.pipelines.guarded import item_of
 from curate.pipelines.score import micro_batch_tokens
@@ -89,6 +90,16 @@ def _read(row: Row, what: What) -> Row:
 def asking(text: str) -> Row:
     """A row that says only this, for scorers of text; one without text gives no vector."""
     return Row(np.zeros(1, np.int32), np.zeros(1, np.bool_), Written((("", text),) if text.strip() else ()))
+
+
+def vectors_of_texts(texts: Sequence[str], encoder: Scorer, context: ScoringContext) -> tuple[Integers, NDArray[np.float32]]:
+    """The places of the texts that a scorer of texts gives a vector for (n,), and the vectors (n, D)."""
+    from curate.rowwise import faults, score_rows
+
+    values = score_rows([(encoder, context)], [asking(text) for text in texts])[0]
+    without = faults(list(values), "vectors")
+    kept = np.array([i for i in range(len(values)) if i not in without], np.int64)
+    return kept, values[kept]
 
 
 def vectors_of(artifact: Artifact) -> tuple[Integers, ShardedRows]:

@@ -21,7 +21,7 @@ from curate.hygiene.quality import FLAGS, flags_of
 from curate.hygiene.settings import NearItems, Semantic
 from curate.hygiene.vectors import near_by_vectors
 from curate.interfaces import Scorer, ScoringContext
-from curate.pipelines.embedded import asking
+from curate.pipelines.embedded import vectors_of_texts
 from curate.pipelines.guarded import item_of
 from curate.randomness import row_keys
 from curate.recipe import Hygiene
@@ -113,16 +113,11 @@ def _near_leaks(pool: Looked, others: dict[str, Looked], near: NearItems, folder
 
 def _vectors(texts: Sequence[str], encoder: Scorer, folder: Path) -> tuple[list[int], NDArray[np.float32]]:
     """The places of the texts that give a vector, and the vectors."""
-    from curate.rowwise import faults, score_rows
-
     context = ScoringContext(folder=folder)
-    parts = [score_rows([(encoder, context)], [asking(text) for text in texts[at : at + _BATCH]])[0] for at in range(0, len(texts), _BATCH)]
+    parts = [(at, *vectors_of_texts(texts[at : at + _BATCH], encoder, context)) for at in range(0, len(texts), _BATCH)]
     if not parts:
         return [], np.zeros((0, 1), np.float32)
-    values = np.concatenate(parts)
-    without = faults(list(values), "vectors")
-    kept = [i for i in range(len(values)) if i not in without]
-    return kept, values[kept]
+    return [at + int(place) for at, kept, _ in parts for place in kept], np.concatenate([vectors for _, _, vectors in parts])
 
 
 def _leaks(pool: Looked, others: dict[str, Looked], rules: LeakRules) -> Iterator[str]:

@@ -26,6 +26,7 @@ LEAKS = "leaks.parquet"
 _ITEMS = "items.jsonl"
 _SHOWN, LETTERS = 5, 400  # examples of a benchmark, and letters of each text
 _DIRTY = 0.01  # share of dirty items from which a benchmark is dirty
+UNSAID = {"matched": "", "row_text": "", "item_text": ""}  # of a pair of which the texts are not shown
 _RANK = {"clean": 0, "suspicious": 1, "dirty": 2}
 
 
@@ -119,7 +120,7 @@ def _lines(gate: Gate, hits: Sequence[Hit], turns: Sequence[Sequence[str]], name
 def _said(gate: Gate, hit: Hit, turn: str, *, shown: bool) -> dict[str, str]:
     """The stretch in normal form, and both texts around it."""
     if not shown:
-        return {"matched": "", "row_text": "", "item_text": ""}
+        return UNSAID
     item = gate.benchmarks[hit.benchmark].items[hit.item]
     matched = Strip.of([words(turn)]).words_of(*hit.there)
     here = item.question if hit.part == "question" else item.answer
@@ -139,25 +140,27 @@ def parquet_of(lines: Sequence[Mapping[str, Any]]) -> bytes:
 
 def _collected(path: Path, tasks: Sequence[ScanTask]) -> list[dict[str, Any]]:
     """The lines of all shards."""
-    import pyarrow.parquet as pq
-
-    return [line for task in tasks for line in pq.read_table(path / f"hits-{task.start // ROWS:05d}.parquet").to_pylist()]
+    return [line for task in tasks for line in read_pairs(path / f"hits-{task.start // ROWS:05d}.parquet")]
 
 
 def _beside(near: Sequence[Mapping[str, Any]], table: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The pairs of `near` that are not in the table, without texts where the row has those of a worse leak of the same set."""
     known = {(line["id"], line["benchmark"], line["item"]) for line in table}
     told = {(line["id"], line["benchmark"]) for line in table}
-    silent = {"matched": "", "row_text": "", "item_text": ""}
     new = [line for line in near if (line["id"], line["benchmark"], line["item"]) not in known]
-    return [{**line, **(silent if (line["id"], line["benchmark"]) in told else {})} for line in new]
+    return [{**line, **(UNSAID if (line["id"], line["benchmark"]) in told else {})} for line in new]
 
 
 def read_leaks(leaks: Artifact) -> list[dict[str, Any]]:
     """Every pair of a row and an item that it leaks."""
+    return read_pairs(leaks.path / LEAKS)
+
+
+def read_pairs(path: Path) -> list[dict[str, Any]]:
+    """What `parquet_of` wrote."""
     import pyarrow.parquet as pq
 
-    return [dict(line) for line in pq.read_table(leaks.path / LEAKS, page_checksum_verification=True).to_pylist()]
+    return [dict(line) for line in pq.read_table(path, page_checksum_verification=True).to_pylist()]
 
 
 def _benchmark(one: Guarded, number: int, items: int, table: Sequence[Mapping[str, Any]], pool: Artifact) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Near leaks: what rows of the pool ask compared with what items ask, by vectors; a reason to look, never proof."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,9 @@ from curate.hygiene.benchmark import Benchmark, Item
 from curate.hygiene.settings import Leaks, NearItems
 from curate.hygiene.vectors import near_by_vectors
 from curate.interfaces import ScoringContext
-from curate.pipelines.embedded import asking
+from curate.pipelines.embedded import vectors_of_texts
 from curate.pipelines.guarded import Guarded, item_of, read_written, written
-from curate.pipelines.leaks import LEAKS, LETTERS, parquet_of
+from curate.pipelines.leaks import LEAKS, LETTERS, UNSAID, parquet_of, read_pairs
 from curate.pipelines.session import Session
 from curate.store import Workspace
 
@@ -61,21 +61,17 @@ def find_near_leaks(session: Session, vectors: Artifact, pool: Artifact, sets: S
         workspace.write(_ITEMS, written(sets))
         count = len(_owned(workspace.path, named))
         whole = ItemsTask(workspace.path, named, near, session.folder, session.device, 0, count)
-        tasks = [ItemsTask(*_fixed(whole), start, min(count, start + ROWS)) for start in range(0, count, ROWS)]
+        tasks = [replace(whole, start=start, stop=min(count, start + ROWS)) for start in range(0, count, ROWS)]
         for _ in session.cluster.map(embed_items, tasks, label="near leaks (items)"):
             pass
         allow = frozenset(rules.allow)
         compared = [CompareTask(whole, pool.path, vectors.path / name, allow) for name in vectors.manifest["summary"]["shards"]]
         found = sum(session.cluster.map(compare, compared, label="near leaks"))
-        workspace.write(LEAKS, parquet_of([line for task in compared for line in _stored(workspace.path / _hits(task.shard))]))
+        workspace.write(LEAKS, parquet_of([line for task in compared for line in read_pairs(workspace.path / _hits(task.shard))]))
         return {"pairs": found, "items": count, "unread": vectors.manifest["summary"]["unread"]}
 
     fields = {"sets": [one.identity() for one in sets], "near": near.model_dump(mode="json"), "allow": sorted(rules.allow)}
     return session.build("near_leaks", "pool (near leaks)", make, fields=fields, inputs=[pool.key, vectors.key], version=VERSION)
-
-
-def _fixed(task: ItemsTask) -> tuple[Path, tuple[str, ...], NearItems, Path, str]:
-    return task.workspace, task.sets, task.near, task.folder, task.device
 
 
 @lru_cache(maxsize=2)
@@ -87,17 +83,13 @@ def _owned(path: Path, sets: tuple[str, ...]) -> list[tuple[int, Item]]:
 
 def embed_items(task: ItemsTask) -> int:
     """Embed what these items ask and commit; returns how many gave a vector."""
-    from curate.rowwise import faults, score_rows
-
     workspace, name = Workspace(task.workspace), _items(task.start)
     if found := workspace.committed(name):
         return int(found["rows"])
     beat()
-    rows = [asking(item.question) for _, item in _owned(task.workspace, task.sets)[task.start : task.stop]]
-    values = score_rows([(task.near.encoder, ScoringContext(device=task.device, folder=task.folder))], rows)[0]
-    without = faults(list(values), "vectors")
-    kept = np.array([i for i in range(len(values)) if i not in without], np.int64)
-    workspace.commit(name, shard_bytes(kept + task.start, values[kept]), {"rows": len(kept)})
+    asked = [item.question for _, item in _owned(task.workspace, task.sets)[task.start : task.stop]]
+    kept, values = vectors_of_texts(asked, task.near.encoder, ScoringContext(device=task.device, folder=task.folder))
+    workspace.commit(name, shard_bytes(kept + task.start, values), {"rows": len(kept)})
     return len(kept)
 
 
@@ -136,22 +128,13 @@ def _lines(task: CompareTask, pairs: Sequence[Pair]) -> Iterator[dict[str, Any]]
     for pair in sorted({*by_row.values(), *by_item.values()}):
         row, number, cosine = pair
         benchmark, item = owned[number]
-        said = _shown(item_of("", examples.rows[int(order[row])].content.turns), item, cosine) if by_row[row, benchmark] == pair else _NOTHING
+        said = _shown(item_of("", examples.rows[int(order[row])].content.turns), item, cosine) if by_row[row, benchmark] == pair else UNSAID
         line = {"id": str(examples.ids[order[row]]), "benchmark": benchmark, "item": item.id, "verdict": "suspicious"}
         yield {**line, "part": "question", "kind": KIND, "cover": round(cosine, 6), **said}
 
 
-_NOTHING = {"matched": "", "row_text": "", "item_text": ""}
-
-
 def _shown(row: Item, item: Item, cosine: float) -> dict[str, str]:
     return {"matched": f"no words, cosine {cosine:.3f}", "row_text": row.question[:LETTERS], "item_text": item.question[:LETTERS]}
-
-
-def _stored(path: Path) -> list[dict[str, Any]]:
-    import pyarrow.parquet as pq
-
-    return [dict(line) for line in pq.read_table(path).to_pylist()]
 
 
 def _items(start: int) -> str:

@@ -200,14 +200,17 @@ def test_a_process_alone_looks_for_the_row_that_killed_it_twice(tmp_path: Path) 
     assert list(InProcess(apart=Apart).map(score, [shard], remedy=Halving())) == [(1, None)]  # type: ignore[arg-type]
 
 
+class Apart:
+    """Workers of their own, that set something aside."""
+
+    def alone(self, function: Any, item: Any, label: str, remedy: Any) -> str:
+        return "without it"
+
+    def close(self) -> None:
+        pass
+
+
 def test_a_process_alone_that_hangs_ends_and_the_third_looks_for_the_row(tmp_path: Path) -> None:
-    class Apart:
-        def alone(self, function: Any, item: Any, label: str, remedy: Any) -> str:
-            return "without it"
-
-        def close(self) -> None:
-            pass
-
     for _ in range(2):
         if not (child := os.fork()):
             list(InProcess(deadline=0.6).map(score, [Shard("+h", tmp_path)], remedy=Halving()))
@@ -217,13 +220,6 @@ def test_a_process_alone_that_hangs_ends_and_the_third_looks_for_the_row(tmp_pat
 
 
 def test_a_task_that_exits_is_looked_at_apart_at_once(tmp_path: Path) -> None:
-    class Apart:
-        def alone(self, function: Any, item: Any, label: str, remedy: Any) -> str:
-            return "without it"
-
-        def close(self) -> None:
-            pass
-
     assert list(InProcess(apart=Apart).map(_leave, [Shard("+", tmp_path)], remedy=Halving())) == ["without it"]  # type: ignore[arg-type, comparison-overlap]
     assert not (tmp_path / "shard.starts").exists()
 

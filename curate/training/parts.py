@@ -10,7 +10,7 @@ from torch import Tensor
 
 from curate.batches import micro_batches, sent
 from curate.core import Integers, Row
-from curate.model import LanguageModel
+from curate.model import LanguageModel, row_sums
 from curate.settings import Optimizer
 from curate.training.chunked import backward_in_chunks
 from curate.training.packed import packed_losses
@@ -51,8 +51,7 @@ def backward(model: LanguageModel, rows: Sequence[Row], weights: NDArray[np.floa
     total = (losses * factors).sum()
     total.backward()
     row = sent(np.repeat(np.arange(len(rows)), counts), model.device)
-    sums = torch.zeros(len(rows), dtype=losses.dtype, device=losses.device).index_put_((row,), losses.detach(), accumulate=True)
-    return total.detach(), sums / sent(np.maximum(counts, 1), model.device)
+    return total.detach(), row_sums(losses.detach(), row, len(rows)) / sent(np.maximum(counts, 1), model.device)
 
 
 def forward(model: LanguageModel, rows: Sequence[Row], settings: Optimizer) -> Tensor:
