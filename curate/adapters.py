@@ -1,6 +1,8 @@
 """Low-rank adapters on a model's linear layers, and the names that their weights are saved under."""
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -32,6 +34,26 @@ def attach_adapters(model: Any, lora: Lora, seed: int) -> tuple[Any, dict[str, n
         torch.manual_seed(seed)
         adapted = peft.get_peft_model(model, config)
     return adapted, {_saved_name(name): parameter for name, parameter in adapted.named_parameters() if parameter.requires_grad}
+
+
+@contextmanager
+def inputs_as_they_are(model: Any) -> Iterator[None]:
+    """Within it, adapters do not turn their inputs into their weights' numbers: under autocast the product turns them back at once.
+
+    Those are two copies of the activations for every adapted layer and direction that change no bit. DoRA, which reads the inputs' numbers
+    for more than products, keeps them.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    layers: list[Any] = [module for module in model.modules() if isinstance(module, BaseTunerLayer) and not any(getattr(module, "use_dora", {}).values())]
+    before = [module.cast_input_dtype_enabled for module in layers]
+    for module in layers:
+        module.cast_input_dtype_enabled = False
+    try:
+        yield
+    finally:
+        for module, enabled in zip(layers, before, strict=True):
+            module.cast_input_dtype_enabled = enabled
 
 
 def is_linear(module: nn.Module) -> bool:

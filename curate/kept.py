@@ -1,6 +1,7 @@
 """What a function returned is kept as long as there is room: a cache that counts bytes, not values.
 
-Many small values all stay, and a few large ones do not fill the memory. Every process keeps its own.
+Many small values all stay, and a few large ones do not fill the memory. Every process keeps its own. What is read from a file that may
+vanish has a limit on the number of values too, or a long process would keep every small one that ever was.
 """
 
 import functools
@@ -14,14 +15,15 @@ V = TypeVar("V")
 
 
 class Kept(Generic[P, V]):
-    """A function that remembers its values by its arguments, up to `most_bytes` of them; the least recently used go first.
+    """A function that remembers its values by its arguments, up to `most_bytes` and `most_values` of them; the least recently used go first.
 
     The last value stays whatever it takes: who asked for it holds it anyway, and most often asks again at once.
     """
 
-    def __init__(self, make: Callable[P, V], most_bytes: int) -> None:
+    def __init__(self, make: Callable[P, V], most_bytes: int, most_values: int | None = None) -> None:
         functools.update_wrapper(self, make)
         self.most_bytes = most_bytes
+        self.most_values = most_values
         self.bytes = 0
         self._make = make
         self._values: OrderedDict[Hashable, tuple[V, int]] = OrderedDict()  # the most recently used last
@@ -35,7 +37,7 @@ class Kept(Generic[P, V]):
         size = size_of(value)
         self._values[key] = (value, size)
         self.bytes += size
-        while self.bytes > self.most_bytes and len(self._values) > 1:
+        while len(self._values) > 1 and (self.bytes > self.most_bytes or (self.most_values and len(self._values) > self.most_values)):
             self.bytes -= self._values.popitem(last=False)[1][1]
         return value
 
@@ -45,9 +47,9 @@ class Kept(Generic[P, V]):
         self.bytes = 0
 
 
-def kept(most_bytes: int) -> Callable[[Callable[P, V]], Kept[P, V]]:
-    """Decorate a function whose values are worth keeping, up to so many bytes in each process; its arguments must be hashable."""
-    return lambda make: Kept(make, most_bytes)
+def kept(most_bytes: int, most_values: int | None = None) -> Callable[[Callable[P, V]], Kept[P, V]]:
+    """Decorate a function whose values are worth keeping, up to so many bytes and values in each process; its arguments must be hashable."""
+    return lambda make: Kept(make, most_bytes, most_values)
 
 
 def size_of(value: Any) -> int:

@@ -217,7 +217,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return load_file(str(path / "weights.safetensors"))
 
 
-_kept = kept(most_bytes=2**30)(read_weights)  # a warm-up's checkpoints, put in again for every batch; mapped, so that worker processes share them
+_kept = kept(most_bytes=2**30, most_values=64)(read_weights)  # a warm-up's checkpoints, put in again for every batch; mapped, so that workers share them
 
 
 def apply_weights(names: Mapping[str, nn.Parameter], weights: Mapping[str, Tensor]) -> None:
@@ -238,10 +238,11 @@ def token_logits(model: Any, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     return logits_at(model, batch.input_ids, batch.mask, row, position), batch.input_ids[row, position + 1], row
 
 
-def logits_at(model: Any, input_ids: Tensor, mask: Tensor, row: Tensor, position: Tensor) -> Tensor:
+def logits_at(model: Any, input_ids: Tensor, mask: Tensor | None, row: Tensor, position: Tensor) -> Tensor:
     """Logits (S, V) in float32 after these positions (S,) of these rows (S,) of the tokens (B, T).
 
-    The head reads only the positions that are asked for: they take the place of the decoder's output.
+    The head reads only the positions that are asked for: they take the place of the decoder's output. Rows padded on the right
+    need no mask: no token sees one behind it.
     """
 
     def pick(module: nn.Module, inputs: Any, output: Any) -> Any:
@@ -250,7 +251,7 @@ def logits_at(model: Any, input_ids: Tensor, mask: Tensor, row: Tensor, position
 
     hook = decoder_of(model).register_forward_hook(pick)
     try:
-        logits: Tensor = model(input_ids=input_ids, attention_mask=mask.long(), use_cache=False).logits
+        logits: Tensor = model(input_ids=input_ids, attention_mask=None if mask is None else mask.long(), use_cache=False).logits
     finally:
         hook.remove()
     return logits[0].float()

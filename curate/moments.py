@@ -52,7 +52,7 @@ class Moments:
         return self.first[name], self.second[name]
 
 
-@kept(most_bytes=2**30)  # on a CPU mapped, unless in half precision, so that worker processes share them
+@kept(most_bytes=2**30, most_values=64)  # on a CPU mapped, unless in half precision, so that worker processes share them
 def load_moments(path: Path, device: str = "cpu") -> Moments:
     """The moments of a checkpoint folder, checked to be complete."""
     from safetensors.torch import load_file

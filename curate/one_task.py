@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from curate.attention_kernels import kernels_of_any_shape
 from curate.beat import watched
 from curate.errors import ModelError
 
@@ -24,7 +25,8 @@ def one_thread(function: Callable[[T], R], item: T) -> R:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return function(item)
+        with kernels_of_any_shape():
+            return function(item)
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise

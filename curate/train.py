@@ -18,6 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from curate.adapters import inputs_as_they_are
+from curate.attention_kernels import kernels_of_any_shape
 from curate.batches import sent
 from curate.beat import beat
 from curate.core import Integers
@@ -30,6 +32,7 @@ from curate.training.chunked import check_chunkable
 from curate.training.order import Step, TrainingSet, plan_steps, supervised_tokens, walk
 from curate.training.packed import check_packable
 from curate.training.parts import backward, forward, parts_of
+from curate.training.passes import start_of
 from curate.training.pruning import Pruning
 from curate.training.ranks import ALONE, Ranks
 from curate.training.reporters import Report
@@ -143,6 +146,10 @@ class _Loop:
         """What scales the weights to mean one."""
         return float(len(self.data) / np.sum(self.data.weights, dtype=np.float64))
 
+    @cached_property
+    def _start(self) -> int:
+        return start_of(self.model)
+
     def take(self, step: Step, number: int, rate: float) -> tuple[float, NDArray[np.float32], float]:
         """One step of the optimizer: the loss before it, the mean loss of each of its rows, and the norm of the gradient."""
         for group in self.optimizer.param_groups:
@@ -163,7 +170,7 @@ class _Loop:
         """Leave the step's gradient in the parameters; the mean loss of every row, then the loss of the step, (rows + 1,)."""
         rows = [self.data.rows[int(row)] for row in step.rows]
         shares = self.data.weights[step.rows] * step.factors * self._scale / (step.denominator or supervised_tokens(rows))
-        parts = parts_of(self.data.lengths[step.rows], self.settings)
+        parts = parts_of(self.data.lengths[step.rows], self.settings, self._start)
         found = torch.zeros(len(step.rows) + 1, device=self.model.device)
         for place, part in enumerate(parts):
             if place % self.ranks.size != self.ranks.rank:
@@ -200,8 +207,10 @@ def _adamw(model: LanguageModel, settings: Optimizer) -> "torch.optim.AdamW":
 def _training(model: LanguageModel, settings: Optimizer) -> Iterator[None]:
     """The model as training wants it, and as it was afterwards; random numbers drawn meanwhile are nobody else's."""
     model.model.train()
-    with torch.random.fork_rng(devices=[]), contextlib.ExitStack() as stack:
+    with torch.random.fork_rng(devices=[]), kernels_of_any_shape(), contextlib.ExitStack() as stack:
         stack.callback(model.model.eval)
+        if settings.precision == "bfloat16":
+            stack.enter_context(inputs_as_they_are(model.model))
         if settings.gradient_checkpointing:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", FutureWarning)  # the names until transformers 6
@@ -231,7 +240,7 @@ def _validate(model: LanguageModel, held_out: HeldOut, settings: Optimizer, prog
     rows, total, count = held_out.rows, 0.0, 0
     model.model.eval()
     with torch.no_grad():
-        for part in parts_of(rows.lengths, settings.model_copy(update={"chunk_tokens": None})):
+        for part in parts_of(rows.lengths, settings.model_copy(update={"chunk_tokens": None}), start_of(model)):
             losses = forward(model, [rows.rows[int(row)] for row in part.rows], settings)
             total += float(losses.sum(dtype=torch.float64))
             count += losses.numel()
@@ -252,8 +261,9 @@ def _exhausted(progress: Progress, held_out: HeldOut) -> bool:
 
 
 def _check_finite(model: LanguageModel, settings: Optimizer) -> None:
-    for name, parameter in model.names.items():
-        if not bool(torch.isfinite(parameter).all()):
+    finite = torch.stack([torch.isfinite(parameter).all() for parameter in model.names.values()]).tolist()  # waits once
+    for name, sound in zip(model.names, finite, strict=True):
+        if not sound:
             raise NumericError(f"training left {name} with numbers that are not finite; lower the learning rate (now {settings.learning_rate:g})")
 
 

@@ -177,7 +177,7 @@ def target_rows(path: Path) -> tuple[Any, ...]:
     return tuple(examples.rows[i] for i in range(len(examples)))
 
 
-@kept(most_bytes=2**32)  # mapped on a CPU, so that worker processes share them
+@kept(most_bytes=2**32, most_values=64)  # mapped on a CPU, so that worker processes share them
 def load_state(device: str, state: Path | None, within: Path | None = None) -> Parts:
     """The arrays that `prepare` left, on the device, with those of the scorer within under `of:`."""
     from safetensors import SafetensorError

@@ -12,11 +12,11 @@ from curate.moments import Moments
 from curate.projection import CountSketch
 
 
-def counted(most_bytes: int) -> tuple[Kept[..., Any], list[Any]]:
+def counted(most_bytes: int, most_values: int | None = None) -> tuple[Kept[..., Any], list[Any]]:
     """A function whose value is its argument in bytes, and the arguments that it was run for."""
     made: list[Any] = []
 
-    @kept(most_bytes)
+    @kept(most_bytes, most_values)
     def zeros(size: int, *, dtype: str = "uint8") -> Any:
         made.append(size)
         return np.zeros(size, dtype)
@@ -37,6 +37,18 @@ def test_a_thousand_small_values_all_stay() -> None:
         for size in range(1000):
             zeros(size)
     assert made == list(range(1000))
+
+
+def test_of_what_may_vanish_only_so_many_values_stay() -> None:
+    zeros, made = counted(10**6, most_values=3)
+    for size in (1, 2, 3, 1, 4):  # 1 was used again, so 2 goes
+        zeros(size)
+    assert zeros.bytes == 8
+    for size in (1, 3, 4):
+        zeros(size)
+    assert made == [1, 2, 3, 4]
+    zeros(2)
+    assert made == [1, 2, 3, 4, 2] and zeros.bytes == 9
 
 
 def test_what_was_used_least_recently_goes_first_and_no_more_than_must() -> None:

@@ -12,9 +12,12 @@ from curate.model import LanguageModel, logits_at
 
 
 def padded_losses(model: LanguageModel, rows: Sequence[Row]) -> Tensor:
-    """(S,) nats of every supervised token given those before it, row by row; as `curate.model.token_losses`, but the device is never waited for."""
+    """(S,) nats of every supervised token given those before it, row by row; as `curate.model.token_losses`, but the device is never waited for.
+
+    Padding stands behind the tokens, which do not see it, so that attention runs without a mask.
+    """
     beat()
-    ids, mask, supervised = rectangle(rows, model.pad)
+    ids, _, supervised = rectangle(rows, model.pad)
     row, place = np.nonzero(supervised[:, 1:])
-    tokens, seen, rows_of, places, labels = (sent(array, model.device) for array in (ids, mask, row, place, ids[row, place + 1]))
-    return nn.functional.cross_entropy(logits_at(model.model, tokens, seen, rows_of, places), labels, reduction="none")
+    tokens, rows_of, places, labels = (sent(array, model.device) for array in (ids, row, place, ids[row, place + 1]))
+    return nn.functional.cross_entropy(logits_at(model.model, tokens, None, rows_of, places), labels, reduction="none")

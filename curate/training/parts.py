@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from curate.batches import micro_batches, sent
+from curate.batches import sent
 from curate.core import Integers, Row
 from curate.model import LanguageModel, row_sums
 from curate.settings import Optimizer
@@ -16,6 +16,7 @@ from curate.training.chunked import backward_in_chunks
 from curate.training.packed import packed_losses
 from curate.training.packs import best_fit_decreasing
 from curate.training.padded import padded_losses
+from curate.training.passes import least_padding
 
 
 @dataclass(frozen=True)
@@ -26,12 +27,18 @@ class Part:
     chunked: bool = False
 
 
-def parts_of(lengths: Integers, settings: Optimizer) -> list[Part]:
-    """The parts of a step: rows longer than `chunk_tokens` alone and in chunks, the others packed or padded."""
+def parts_of(lengths: Integers, settings: Optimizer, start: int) -> list[Part]:
+    """The parts of a step: rows longer than `chunk_tokens` alone and in chunks, the others packed or padded.
+
+    `start` is what a padded pass costs beyond its tokens, in tokens.
+    """
     long = lengths > settings.chunk_tokens if settings.chunk_tokens else np.zeros(len(lengths), bool)
     short = np.flatnonzero(~long)
-    cut = best_fit_decreasing if settings.packing else micro_batches
-    parts = [Part(short[chosen]) for chosen in cut(lengths[short], settings.micro_batch_tokens)]
+    if settings.packing:
+        cut = best_fit_decreasing(lengths[short], settings.micro_batch_tokens)
+    else:
+        cut = least_padding(lengths[short], settings.micro_batch_tokens, start)
+    parts = [Part(short[chosen]) for chosen in cut]
     return parts + [Part(np.array([row]), chunked=True) for row in np.flatnonzero(long)]
 
 

@@ -1,6 +1,5 @@
 """Causal attention within stretches that lie one behind the other in a single sequence, without a mask over all of it."""
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -55,13 +54,9 @@ class Stretches:
         before = -1 if asked.window is None else asked.window - 1
         if not self._starts:
             self._starts = [sent(np.cumsum([0, *lengths], dtype=np.int32), str(query.device)) for lengths in (self.queries, self.keys)]
-        call, shares_keys = kernel()
-        groups = query.shape[1] // key.shape[1]
-        if groups > 1 and not shares_keys:
-            key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
-        grouped = {"enable_gqa": groups > 1} if shares_keys else {}
-        lengths = (max(self.queries), max(self.keys))
-        found: Tensor = call(query, key, value, *self._starts, *lengths, scale=asked.scale, window_size=(before, 0), **grouped)
+        longest = (max(self.queries), max(self.keys))
+        sight = {"window_size_left": before, "window_size_right": 0}  # whose last query is the last key's
+        found: Tensor = kernel()(query, key, value, *self._starts, *longest, 0.0, False, False, scale=asked.scale, **sight)[0]
         return found.transpose(0, 1).unsqueeze(0)
 
 
@@ -79,15 +74,16 @@ def _served(asked: Asked) -> bool:
     if query.device.type != "cuda" or query.dtype not in (torch.float16, torch.bfloat16) or asked.dropout:
         return False
     fits = width == asked.value.shape[-1] and width % 8 == 0 and width <= 256
-    return fits and torch.cuda.get_device_capability(query.device) >= (8, 0) and kernel()[0] is not None
+    return fits and torch.cuda.get_device_capability(query.device) >= (8, 0) and kernel() is not None
 
 
 @lru_cache(maxsize=1)
-def kernel() -> tuple[Any, bool]:
-    """torch's kernel, or None where torch has none yet, or one without windows; and whether several query heads may share a key head in it."""
-    try:
-        from torch.nn.attention.varlen import varlen_attn
-    except ImportError:
-        return None, False
-    known = set(inspect.signature(varlen_attn).parameters)
-    return (varlen_attn if {"scale", "window_size"} <= known else None), "enable_gqa" in known
+def kernel() -> Any:
+    """The kernel for stretches of unlike lengths, with windows and with key heads that several query heads share; None where torch has none.
+
+    torch.nn.attention.varlen wraps the same one: it came later, has no shared heads before torch 2.13, and takes longer to call than the kernel
+    runs on a short sequence.
+    """
+    found = torch.ops.aten._flash_attention_forward.default
+    known = {argument.name for argument in found._schema.arguments}
+    return found if {"scale", "window_size_left", "window_size_right"} <= known and torch.backends.cuda.is_flash_attention_available() else None
