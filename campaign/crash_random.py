@@ -24,7 +24,7 @@ from campaign.crash_trial import MODES, Ground, Subject, run_trial
 from campaign.small_experiment import NAME, recipe
 from campaign.tally import counts, ended, total
 
-_TRIES = 3  # times that a signal which did not land is drawn anew, per planned trial
+_TRIES = 4  # times that a signal which did not land is drawn anew, per planned trial
 
 
 def subject(seed: int, rows: int) -> Subject:

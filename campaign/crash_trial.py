@@ -16,6 +16,7 @@ from campaign.trial import contents, differences, whole_files
 from curate.store import verify
 
 MODES = ("driver", "group", "triple", "five", "interrupt", "twice", "terminate", "second", "frozen")
+_EARLIER = 0.6  # of the time before, where a run ended before its signals
 _KILLS = {"driver": 1, "group": 1, "triple": 3, "five": 5}
 _EARLY = 0.15  # share of the signals that may come while Python still loads its libraries
 _ORPHANS = 30.0  # seconds that processes without a driver may take to end
@@ -81,6 +82,7 @@ class Trial:
     place: Path
     workers: int
     drawn: random.Random
+    within: float = 1.0  # of the times that the reference run took, the first part that moments are drawn from
     story: list[str] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
     left: list[tuple[Running, float]] = field(default_factory=list)  # commands that ended, and when: nothing of them may go on
@@ -98,11 +100,11 @@ class Trial:
         sign = self.place / self.subject.sign
         before = sign.stat().st_mtime_ns if sign.exists() else 0
         if self.drawn.random() < _EARLY:
-            moment = self.drawn.uniform(0, self.ground.seconds)
+            moment = self.drawn.uniform(0, self.within * self.ground.seconds)
             began = running.began
         else:
             began = _at_work(running, sign, before)
-            moment = self.drawn.uniform(0, share * self.ground.working)
+            moment = self.drawn.uniform(0, self.within * share * self.ground.working)
         while time.monotonic() < began + moment and running.process.poll() is None:
             time.sleep(0.005)
         self.story.append(f"{time.monotonic() - running.began:.2f} s")
@@ -156,10 +158,10 @@ class Trial:
 
 
 def run_trial(ground: Ground, mode: str, workers: int, number: int, attempt: int = 0) -> Outcome:
-    """One trial in a folder of its own."""
+    """One trial in a folder of its own; after signals that came too late, with earlier moments."""
     place = ground.scratch / "trial"
     ground.subject.prepare(place)
-    trial = Trial(ground, place, workers, random.Random(f"{ground.seed} {mode} {workers} {number} {attempt}"))
+    trial = Trial(ground, place, workers, random.Random(f"{ground.seed} {mode} {workers} {number} {attempt}"), _EARLIER**attempt)
     try:
         landed = _ACTS[mode](trial, mode)
         if landed and not trial.wrong:

@@ -14,6 +14,7 @@ from campaign.cluster_faults_ground import Ground, Size, Trial, kept
 from campaign.command import finish
 from campaign.poison import DEEDS, registered
 from campaign.small_experiment import NAME
+from curate.intact import canonical, file_digests, sealed
 
 TINY = Size(280, 0.0)
 
@@ -53,6 +54,19 @@ def other_reason(place: Path) -> None:
 def other_row(place: Path) -> None:
     path = shard(place, ".safetensors.json")
     path.write_text(path.read_text().replace('"000007"', '"000008"'))
+
+
+def test_another_reason_is_no_other_content_whatever_the_manifest_says_of_it(finished: Path, tmp_path: Path) -> None:
+    place = tmp_path / "other"
+    shutil.copytree(finished, place)
+    other_reason(place)
+    sidecar = shard(place, ".safetensors.json")
+    path = sidecar.parent / "manifest.json"
+    manifest = json.loads(path.read_text().replace("not_finite", "killed_worker"))
+    manifest["files"][sidecar.name] = {"bytes": sidecar.stat().st_size, "blake2b": file_digests([sidecar])[0]}
+    path.write_bytes(canonical(sealed(manifest)))
+    assert path.read_bytes() != (finished / path.relative_to(place)).read_bytes()
+    assert kept(place) == kept(finished)
 
 
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
