@@ -9,6 +9,7 @@ One function is registered with transformers under the name "curate". It asks th
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import reduce
 from typing import Any, Protocol
 
 import torch
@@ -80,10 +81,13 @@ def attention(query: Tensor, key: Tensor, value: Tensor, scale: float, bias: Ten
 def _product(query: Tensor, key: Tensor, value: Tensor, scale: float, bias: Tensor | None) -> Part:
     logits = (query @ key.transpose(-1, -2)) * scale
     logits = logits.float() if logits.dtype != torch.float64 else logits
+    if not key.shape[2]:
+        return torch.zeros_like(query[..., :1]).expand(*query.shape[:-1], value.shape[-1]), logits.logsumexp(-1)
     if bias is not None:
         logits = logits + bias
-    normaliser = logits.logsumexp(-1)
-    return (logits - normaliser.unsqueeze(-1)).exp().to(value.dtype) @ value, normaliser
+    weights = logits.softmax(-1)
+    normaliser = logits.amax(-1) - weights.amax(-1).log()  # logsumexp, by a third of its kernels: the largest weight is exp(largest logit - it)
+    return weights.to(value.dtype) @ value, normaliser
 
 
 def _cuda(query: Tensor, key: Tensor, value: Tensor, scale: float, bias: Tensor | None) -> Part:
@@ -104,15 +108,14 @@ def _aligned(bias: Tensor) -> Tensor:
 
 def merge(parts: Sequence[Part]) -> Part:
     """The attention over all parts together; a part whose normaliser is -inf counts nothing."""
-    if len(parts) == 1:
-        return parts[0]
-    normalisers = torch.stack([part[1].float() if part[1].dtype != torch.float64 else part[1] for part in parts])
-    total = normalisers.logsumexp(0)
-    shares = (normalisers - total).exp()
-    output = parts[0][0] * shares[0].unsqueeze(-1).to(parts[0][0].dtype)
-    for share, (values, _) in zip(shares[1:], parts[1:], strict=True):
-        output = output + values * share.unsqueeze(-1).to(values.dtype)
-    return output, total
+    return reduce(_merged, parts)
+
+
+def _merged(one: Part, other: Part) -> Part:
+    """exp(l_1 - L) o_1 + exp(l_2 - L) o_2 with L = log(exp l_1 + exp l_2): the first share is the logistic function of l_1 - l_2."""
+    seen = one[1].clamp(min=torch.finfo(torch.float32).min)  # as two parts without a key have no difference
+    share = (seen - other[1]).sigmoid().unsqueeze(-1).to(one[0].dtype)
+    return torch.lerp(other[0], one[0], share), torch.logaddexp(one[1], other[1])
 
 
 def grouped(query: Tensor, heads: int) -> Tensor:

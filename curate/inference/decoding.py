@@ -86,14 +86,18 @@ class Decoding:
         self._table[self.owners[order], within] = order
         self._within = torch.empty_like(order)
         self._within[order] = within
+        self._even = torch.equal(self._table.flatten(), torch.arange(len(order), device=order.device))  # as many answers to each prompt, in order
 
     def _prompt(self, prompts: Prompts, layer: int, query: Tensor, heads: int, scale: float) -> Part:
         rows, own, _, width = query.shape
         count, most = self._table.shape
-        asked = query[self._table].reshape(count, most, heads, own // heads, width).transpose(1, 2).reshape(count, heads, -1, width)
+        asked = query if self._even else query[self._table]
+        asked = asked.reshape(count, most, heads, own // heads, width).transpose(1, 2).reshape(count, heads, -1, width)
         output, normaliser = attention(asked, prompts.keys[layer], prompts.values[layer], scale, prompts.bias)
-        output = output.reshape(count, heads, most, own // heads, -1).transpose(1, 2)[self.owners, self._within]
-        normaliser = normaliser.reshape(count, heads, most, own // heads).transpose(1, 2)[self.owners, self._within]
+        output = output.reshape(count, heads, most, own // heads, -1).transpose(1, 2)
+        normaliser = normaliser.reshape(count, heads, most, own // heads).transpose(1, 2)
+        if not self._even:
+            output, normaliser = output[self.owners, self._within], normaliser[self.owners, self._within]
         return output.reshape(rows, own, 1, -1), normaliser.reshape(rows, own, 1)
 
     def _add(self, layer: int, key: Tensor, value: Tensor) -> None:
