@@ -81,8 +81,7 @@ def _served(asked: Asked) -> bool:
 def kernel() -> Any:
     """The kernel for stretches of unlike lengths, with windows and with key heads that several query heads share; None where torch has none.
 
-    torch.nn.attention.varlen wraps the same one: it came later, has no shared heads before torch 2.13, and takes longer to call than the kernel
-    runs on a short sequence.
+    torch.nn.attention.varlen wraps the same one; it came later, and in torch 2.11 it knows no shared heads.
     """
     found = torch.ops.aten._flash_attention_forward.default
     known = {argument.name for argument in found._schema.arguments}
