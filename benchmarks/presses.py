@@ -9,7 +9,7 @@ half of them the stretches of text that follow, half (`copied`) stretches of the
 given: what comes before it is exact for all presses but fastkv, so it would flatter them. Columns: bytes held after compression, of one sequence, and their
 share of the exact cache's in the same dtype; mean |difference of log-likelihood| per token; mean KL in nats from the exact distribution of the next token
 to the lossy one, of all questions and of the copied ones; share of tokens whose likeliest successor is the same; seconds to compress (fastkv: to prefill,
-too); decoded tokens a second, greedy, 64 tokens, for 1 answer and for 8 behind the first prefix. Presses that go on evicting decode answers one by one.
+too); decoded tokens a second, greedy, 64 tokens, for 1 answer and for 8 behind the first prefix. Presses that go on evicting decode answers as the engine does.
 Seconds are process CPU seconds on one thread, or seconds on a GPU, the least of all prefixes or repeats. `random-1b` is a Llama of 1.2 billion random
 numbers on random tokens, and its fidelity would mean nothing: only bytes and speed are printed.
 """
@@ -34,7 +34,7 @@ from curate.compression.prefix import Prefix
 from curate.errors import ModelError
 from curate.inference.attention import ours
 from curate.inference.decoding import Decoding
-from curate.inference.growing import Forgetting, Growing
+from curate.inference.growing import Decodes, Forgetting, Growing, side_by_side
 from curate.inference.passes import Pass, forward, logits_of
 from curate.inference.prefill import prefilled
 from curate.inference.stores import Memory, Plain
@@ -165,19 +165,17 @@ def compare(row: Row, exact: torch.Tensor, lossy: torch.Tensor, questions: Seque
 
 
 def decoding_speed(row: Row, prefix: Prefix, memory: Memory, last: torch.Tensor, answers: int) -> float:
-    """Tokens a second after the first, which the prefill gives; as the engine decodes: answers one by one where the press goes on evicting."""
+    """Tokens a second after the first, which the prefill gives; as the engine decodes."""
     model, n = prefix.model, len(prefix)
     growing, logits = Growing(model, DECODED), logits_of(model, last)
     caches = [row.press.decoder(prefix, layer) for layer in range(len(prefix.layers))] if row.press else []
     forgetting = [cache for cache in caches if cache is not None]
     if forgetting:
-        waves: list[Any] = [Forgetting(copy.deepcopy(forgetting), n) for _ in range(answers)]
+        state: Decodes = side_by_side([(Forgetting(copy.deepcopy(forgetting), n), answers)])
     else:
-        waves = [Decoding([memory], None, torch.zeros(answers, dtype=torch.long, device=model.device))]
-    each = answers // len(waves)
+        state = Decoding([memory], None, torch.zeros(answers, dtype=torch.long, device=model.device))
     began = clock(model.device)
-    for state in waves:
-        growing.grow(state, logits.expand(each, -1), torch.full((each,), n, device=model.device), np.arange(each))
+    growing.grow(state, logits.expand(answers, -1), torch.full((answers,), n, device=model.device), np.arange(answers))
     return growing.decoded_tokens / (clock(model.device) - began)
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -28,15 +28,43 @@ class Corrected:
     tokenwise: bool
 
     def decoded(self) -> Tensor:
-        """(Hk, 64 N, d)."""
-        error = _vectors(self.left.float() @ self.right.float().transpose(-1, -2), self.tokenwise)
-        vectors = (self.codes.decoded().float().reshape(error.shape) + error).to(self.outliers.dtype)
-        vectors = vectors.scatter(-1, self.places.long(), self.outliers)
-        return _blocks(vectors, self.tokenwise, self.left.shape[0]).flatten(1, 2)
+        """(Hk, 64 N, d), laid out as the vectors are: a view that is turned round, not a copy."""
+        left, right = self.left.float(), self.right.float()
+        if self.tokenwise:
+            error = (left @ right.transpose(-1, -2)).permute(1, 2, 0, 3)  # (N, 64, Hk, d)
+            vectors = self._with_outliers(self.codes.decoded().float().reshape(error.shape).add_(error).flatten(2))
+            return vectors.view(-1, *error.shape[2:]).transpose(0, 1)
+        vectors = self._with_outliers(self.codes.decoded().float().add_(right @ left.transpose(-1, -2)))
+        return vectors.transpose(1, 2).flatten(2).transpose(1, 2)
+
+    def _with_outliers(self, vectors: Tensor) -> Tensor:
+        """Vectors that nobody else holds, with the outliers in place."""
+        made: Tensor = vectors.to(self.outliers.dtype)
+        return made.scatter_(-1, self.places.long(), self.outliers)
+
+    def joined(self, *others: "Corrected") -> "Corrected":
+        """These blocks and then the others'."""
+        parts = zip(self._by_block(), *(other._by_block() for other in others), strict=True)
+        return self._with([torch.cat([tensor for tensor, _ in same], same[0][1]) for same in parts])
+
+    def pick(self, blocks: Tensor) -> "Corrected":
+        """These of the blocks, in this order."""
+        return self._with([tensor.index_select(axis, blocks) for tensor, axis in self._by_block()])
 
     @property
     def tensors(self) -> Sequence[Tensor]:
         return [*self.codes.tensors, self.places, self.outliers, self.left, self.right]
+
+    def _by_block(self) -> list[tuple[Tensor, int]]:
+        """(tensor, its axis of blocks) of all `tensors`; a block's codes fill whole bytes."""
+        axis, (heads, blocks) = (0 if self.tokenwise else 1), self.left.shape[:2]
+        packed = self.codes.packed.view(*([blocks] if self.tokenwise else [heads, blocks]), -1)
+        return [*((tensor, axis) for tensor in (packed, self.codes.step, self.codes.lowest, self.places, self.outliers)), (self.left, 1), (self.right, 1)]
+
+    def _with(self, tensors: Sequence[Tensor]) -> "Corrected":
+        packed, step, lowest, places, outliers, left, right = tensors
+        codes = replace(self.codes, packed=packed.flatten(), step=step, lowest=lowest)
+        return Corrected(codes, places, outliers, left, right, self.tokenwise)
 
 
 def corrected(numbers: Tensor, tokenwise: bool, bits: int, group: int | None, sparsity: float, rank: int, loops: int) -> Corrected:

@@ -29,9 +29,17 @@ class Decodes(Protocol):
 
 @dataclass(frozen=True)
 class Whole:
-    """A tensor as it was."""
+    """A tensor as it was; of tokens (Hk, n, d), where others are put behind them."""
 
     tensor: Tensor
+
+    def joined(self, *others: "Whole") -> "Whole":
+        """These tokens and then the others'."""
+        return Whole(torch.cat([self.tensor, *(other.tensor for other in others)], 1))
+
+    def pick(self, tokens: Tensor) -> "Whole":
+        """These of the tokens, in this order."""
+        return Whole(self.tensor.index_select(1, tokens))
 
     def decoded(self) -> Tensor:
         return self.tensor

@@ -6,7 +6,6 @@ requests longer than its attention's window, run one by one, and `unshared` says
 """
 
 import contextlib
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
@@ -22,7 +21,7 @@ from curate.inference.attention import ours
 from curate.inference.continuous import ContinuousBatching
 from curate.inference.decoding import Decoding
 from curate.inference.generation import GenerationPlan, GenerationRun, plan_generation
-from curate.inference.growing import Beside, Choose, Decodes, Forgetting, Growing, Watched, most_likely
+from curate.inference.growing import Choose, Decodes, Forgetting, Growing, Watched, most_likely, side_by_side
 from curate.inference.own_attention import Answering, score
 from curate.inference.passes import logits_of
 from curate.inference.plan import Layout
@@ -186,29 +185,31 @@ class Engine:
         results: dict[int, list[int]] = {}
         lengths = np.array([len(prompt) * len(asked) for prompt, asked in zip(wanted.prompts, wanted.asked, strict=True)], np.int64)
         for wave in _waves(lengths, self.batch_tokens):
-            states, rows, logits = [], [], []
+            states, logits = [], []
             for number in wave:
-                several, first = self._pressed_prompt(press, wanted.prompts[number], len(wanted.asked[number]))
-                states += several
-                rows += [len(wanted.asked[number]) // len(several)] * len(several)
-                logits.append(first.expand(len(wanted.asked[number]), -1))
+                answers = len(wanted.asked[number])
+                state, first = self._pressed_prompt(press, wanted.prompts[number], answers)
+                states.append((state, answers))
+                logits.append(first.expand(answers, -1))
             contexts = np.array([context for number in wave for context in wanted.asked[number]], np.int64)
             starts = torch.tensor([len(wanted.prompts[number]) for number in wave for _ in wanted.asked[number]], device=logits[0].device)
             before = growing.decoded_tokens
-            found = growing.grow(Beside(states, rows), torch.cat(logits), starts, contexts)
+            together = side_by_side(states)
+            del states, state  # or the caches of prompts whose answers have ended would be kept
+            found = growing.grow(together, torch.cat(logits), starts, contexts)
             results |= dict(zip(contexts.tolist(), found, strict=True))
             self._count(sum(len(wanted.prompts[number]) for number in wave), growing.decoded_tokens - before)
         return results
 
-    def _pressed_prompt(self, press: Press, prompt: Tokens, answers: int) -> tuple[list[Decodes], Tensor]:
-        """(what so many answers to a prompt grow over, each apart where caches change as they grow; logits (1, V) of the first token)."""
+    def _pressed_prompt(self, press: Press, prompt: Tokens, answers: int) -> tuple[Decodes, Tensor]:
+        """(what so many answers to a prompt grow over, or one of them where caches change as they grow; logits (1, V) of the first token)."""
         prefix, memory, hidden = self._compressed(press, prompt)
         logits = logits_of(self.model, hidden[-1:])
         caches = [press.decoder(prefix, layer) for layer in range(len(prefix.layers))] if prefix is not None else []
         forgetting = [cache for cache in caches if cache is not None]
         if forgetting:
-            return [Forgetting(copy.deepcopy(forgetting), len(prompt)) for _ in range(answers)], logits
-        return [Decoding([memory], None, torch.zeros(answers, dtype=torch.long, device=logits.device))], logits
+            return Forgetting(forgetting, len(prompt)), logits
+        return Decoding([memory], None, torch.zeros(answers, dtype=torch.long, device=logits.device)), logits
 
     def _count(self, prefilled_tokens: int, decoded: int) -> None:
         self.forward_tokens += prefilled_tokens + decoded

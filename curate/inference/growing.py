@@ -1,7 +1,9 @@
 """Answers grow token by token, many at once, until each ends."""
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Protocol
 
 import numpy as np
@@ -12,7 +14,7 @@ from curate.core import Integers
 from curate.inference.attention import Attends
 from curate.inference.passes import forward, logits_of
 from curate.inference.stops import Stops
-from curate.inference.stores import DecodeCache, held_bytes
+from curate.inference.stores import DecodeCache, Joins, SharedCache, held_bytes
 from curate.model import LanguageModel
 
 # (logits (B, V) in float32, which contexts they follow (B,), how many tokens each has so far) -> the next token of each (B,)
@@ -115,6 +117,30 @@ class Forgetting:
 
 
 @dataclass
+class Joined:
+    """Answers over caches that change as they grow, one a layer for all of them."""
+
+    caches: Sequence[SharedCache]
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        rows, own, _, width = query.shape
+        heads = key.shape[1]
+        output = self.caches[layer].attend(query.reshape(rows, heads, own // heads, width), key, value, scale)
+        return output.reshape(rows, own, 1, -1)
+
+    def advance(self) -> None:
+        """The caches count for themselves."""
+
+    def keep(self, rows: Tensor) -> None:
+        for cache in self.caches:
+            cache.keep(rows)
+
+    @property
+    def nbytes(self) -> int:
+        return held_bytes([tensor for cache in self.caches for tensor in cache.tensors])
+
+
+@dataclass
 class Beside:
     """Answers of several states side by side in one pass: the layers multiply for all of them at once, and each attends to its own cache alone."""
 
@@ -144,3 +170,31 @@ class Beside:
     @property
     def nbytes(self) -> int:
         return sum(state.nbytes for state in self.states)
+
+
+def side_by_side(prompts: Sequence[tuple[Decodes, int]]) -> Beside:
+    """So many answers over the state of each prompt: joined where their caches can be, each over a copy where caches forget, and else together."""
+    states: list[Decodes] = []
+    rows: list[int] = []
+    for kind, run in groupby(prompts, key=lambda prompt: _joint(prompt[0])):
+        some = list(run)
+        if kind is not None and sum(answers for _, answers in some) > 1:
+            states.append(_joined([state for state, _ in some if isinstance(state, Forgetting)], [answers for _, answers in some]))
+            rows.append(sum(answers for _, answers in some))
+            continue
+        for state, answers in some:
+            copies: list[Decodes] = [copy.deepcopy(state) for _ in range(answers)] if isinstance(state, Forgetting) else [state]
+            states += copies
+            rows += [answers // len(copies)] * len(copies)
+    return Beside(states, rows)
+
+
+def _joint(state: Decodes) -> type | None:
+    """The kind of caches that can be joined."""
+    kinds = {type(cache) if isinstance(cache, Joins) else None for cache in state.caches} if isinstance(state, Forgetting) else set()
+    return kinds.pop() if len(kinds) == 1 else None
+
+
+def _joined(states: Sequence[Forgetting], answers: Sequence[int]) -> Joined:
+    layers = [[cache for cache in caches if isinstance(cache, Joins)] for caches in zip(*(state.caches for state in states), strict=True)]
+    return Joined([first.beside(others, answers) for first, *others in layers])

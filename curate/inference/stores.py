@@ -6,7 +6,7 @@ fork is the same object.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -34,6 +34,28 @@ class DecodeCache(Protocol):
     @property
     def tensors(self) -> Sequence[Tensor]:
         """Everything that is kept for the layer, for bytes to be counted."""
+
+
+class SharedCache(Protocol):
+    """One layer's keys and values of B answers that grow at once, whatever their prompts are."""
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        """(B, Hk, G, d), as of `DecodeCache`, for queries (B, Hk, G, d) and the newest tokens' keys and values (B, Hk, 1, d)."""
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with these answers (ascending) alone."""
+
+    @property
+    def tensors(self) -> Sequence[Tensor]:
+        """Everything that is kept for the layer, for bytes to be counted."""
+
+
+@runtime_checkable
+class Joins(Protocol):
+    """A `DecodeCache` that answers to several prompts can share."""
+
+    def beside(self, others: Sequence[Self], answers: Sequence[int]) -> SharedCache:
+        """One cache for so many answers to each prompt: that of this cache, and those of others of its kind; none of them is changed."""
 
 
 @dataclass(frozen=True)
@@ -84,5 +106,5 @@ class Memory:
 
 def held_bytes(tensors: Sequence[Tensor]) -> int:
     """Bytes of the storages behind these tensors: a view of a large tensor keeps all of it."""
-    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors if tensor.numel()}
-    return sum(storages.values())
+    storages = [tensor.untyped_storage() for tensor in tensors if tensor.numel()]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
