@@ -259,8 +259,10 @@ def _rows(experiment: Experiment, name: str, place: Path, told: dict[str, Any]) 
 
 def _records(path: Path) -> int | None:
     """How many records a file holds, counted without curate; None where that cannot be told."""
-    raw = path.read_bytes()
-    raw = gzip.decompress(raw) if raw.startswith(b"\x1f\x8b") else raw  # which is told by its first bytes, whatever its name
+    raw = path.read_bytes()  # which is told by its first bytes, whatever its name
+    if raw.startswith((b"PAR1", b"ARROW1")):
+        return None
+    raw = gzip.decompress(raw) if raw.startswith(b"\x1f\x8b") else raw
     if path.suffix == ".jsonl":
         return sum(bool(line.strip()) for line in raw.split(b"\n"))
     if path.suffix == ".json" and raw.lstrip()[:1] == b"[":

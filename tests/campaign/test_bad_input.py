@@ -1,5 +1,6 @@
 """The driver of bad input: a case passes only by its code and its words, in time and memory, and damage that nobody names is a failure."""
 
+import gzip
 import os
 import time
 from collections.abc import Callable
@@ -130,3 +131,10 @@ def test_damage_that_verify_passes_over_is_a_failure(experiment: mutations.Exper
     monkeypatch.setattr(mutations, "curate", lambda *arguments: 0 if arguments[0] == "verify" else ours(*arguments))
     name = str(next((experiment.place / "store").glob("selection-*/*.parquet")).relative_to(experiment.place))
     assert judged(experiment, "store", name, lambda raw: raw[:-9] + b"x" + raw[-8:], tmp_path) == ["verify does not find it"]
+
+
+def test_records_are_counted_in_what_a_file_is_whatever_its_name(tmp_path: Path) -> None:
+    lines = b'{"a": 1}\n\n{"a": 2}\n'
+    for raw, count in ((lines, 2), (gzip.compress(lines), 2), (b"PAR1" + lines, None), (b"ARROW1" + lines, None)):
+        (tmp_path / "pool.jsonl").write_bytes(raw)
+        assert mutations._records(tmp_path / "pool.jsonl") == count
