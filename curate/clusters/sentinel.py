@@ -74,7 +74,7 @@ def _answer(folder: Path, token: str, word: str, name: str) -> Path:
 
 
 def _remove(folder: Path, token: str) -> None:
-    for path in folder.glob(_NAME.format(token=token, part="*")):
+    for path in folder.glob("*" + _NAME.format(token=token, part="*")):  # what a worker was writing when it was killed has a longer name
         path.unlink(missing_ok=True)
 
 

@@ -64,6 +64,18 @@ def test_a_folder_is_the_same_for_both_or_the_worker_says_what_is_wrong(tmp_path
     assert list(ours.iterdir()) == []
 
 
+def test_what_a_worker_was_writing_when_it_was_killed_goes_with_the_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(source: Path, to: Path) -> None:
+        raise KeyboardInterrupt  # which no clean-up of the writer sees, as none sees a kill
+
+    with Sentinel(tmp_path).placed() as sentinel, monkeypatch.context() as patch:
+        patch.setattr("os.replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            answer(tmp_path, sentinel.token, "tls://w:1")
+        assert len(list(tmp_path.iterdir())) == 2
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_answer_needs_the_word_in_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("curate.clusters.sentinel._PATIENCE", 0.3)
     with Sentinel(tmp_path).placed() as sentinel:
