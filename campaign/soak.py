@@ -33,6 +33,7 @@ from campaign.crash_trial import Ground, run_trial
 from campaign.load import own_mib
 from campaign.small_experiment import NAME, recipe, run_stage
 from campaign.trial import contents, differences
+from curate.freed import give_back
 
 WARM = 5  # rounds at the least that libraries and caches may fill in
 MOST_PER_HOUR = 0.01
@@ -72,8 +73,9 @@ class Place:
         return self.scratch / "tmp"
 
     def sample(self, number: int, name: str, began: float) -> Sample:
-        """Count everything."""
+        """Count everything; of memory what is held, not what the C library keeps for later."""
         gc.collect()
+        give_back(at_once=True)
         files = [path for path in self.scratch.rglob("*") if path.is_file()]
         store = [path for path in files if path.is_relative_to(self.old)]
         temporary = [path for path in files if path.is_relative_to(self.temporary) or path.suffix in (".tmp", ".part")]

@@ -11,6 +11,7 @@ from typing import Generic, TypeVar
 from curate.attention_kernels import kernels_of_any_shape
 from curate.beat import watched
 from curate.errors import ModelError
+from curate.freed import give_back
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -36,6 +37,7 @@ def one_thread(function: Callable[[T], R], item: T) -> R:
         ) from error
     finally:
         torch.set_num_threads(before)
+        give_back()
 
 
 def _take_own_gpu() -> None:
