@@ -15,7 +15,6 @@ numbers on random tokens, and its fidelity would mean nothing: only bytes and sp
 """
 
 import argparse
-import copy
 import json
 import time
 import warnings
@@ -171,7 +170,7 @@ def decoding_speed(row: Row, prefix: Prefix, memory: Memory, last: torch.Tensor,
     caches = [row.press.decoder(prefix, layer) for layer in range(len(prefix.layers))] if row.press else []
     forgetting = [cache for cache in caches if cache is not None]
     if forgetting:
-        state: Decodes = side_by_side([(Forgetting(copy.deepcopy(forgetting), n), answers)])
+        state: Decodes = side_by_side([(Forgetting(forgetting, n), answers)])
     else:
         state = Decoding([memory], None, torch.zeros(answers, dtype=torch.long, device=model.device))
     began = clock(model.device)

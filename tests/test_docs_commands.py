@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,18 +22,22 @@ class Shown(NamedTuple):
     whole: bool
 
 
-def shown(text: str, page: str) -> list[Shown]:
-    """The commands of a page. Of alternatives the first; what is optional is taken to be given; what explains a command stands apart from it."""
-    found, fenced = [], False
+def typed(text: str) -> Iterator[tuple[int, str, bool]]:
+    """What a page shows as typed: the number of the line, the words, and whether they stand in a block, or in a sentence."""
+    fenced = False
     for number, line in enumerate(text.splitlines(), 1):
         if line.strip().startswith("```"):
             fenced = not fenced
             continue
         block = fenced or line.startswith("    ")
-        for command in [line.strip().removeprefix("$ ")] if block else re.findall(r"`([^`]+)`", line):
-            if re.match(r"curate [a-z-]", command):
-                found.append(Shown(f"{page}:{number}", tuple(shlex.split(_plain(command))[1:]), block))
-    return found
+        for words in [line.strip().removeprefix("$ ")] if block else re.findall(r"`([^`]+)`", line):
+            yield number, words, block
+
+
+def shown(text: str, page: str) -> list[Shown]:
+    """The commands of a page. Of alternatives the first; what is optional is taken to be given; what explains a command stands apart from it."""
+    commands = ((number, words, block) for number, words, block in typed(text) if re.match(r"curate [a-z-]", words))
+    return [Shown(f"{page}:{number}", tuple(shlex.split(_plain(words))[1:]), block) for number, words, block in commands]
 
 
 def _plain(command: str) -> str:

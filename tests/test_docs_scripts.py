@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.test_docs_commands import PAGES, ROOT
+from tests.test_docs_commands import PAGES, ROOT, typed
 
 FOREIGN = ("venv", "build")  # modules that others wrote
 PASSED_ON = ("curate.lm_eval",)  # its options are lm-eval's
@@ -28,14 +28,11 @@ class Line(NamedTuple):
 
 def lines(text: str, page: str) -> Iterator[Line]:
     """The lines of blocks, and what a sentence shows, that begin with python or make. What is optional is taken to be given."""
-    fenced = False
-    for number, line in enumerate(text.splitlines(), 1):
-        fenced ^= line.strip().startswith("```")
-        for shown in [line.strip().removeprefix("$ ")] if fenced or line.startswith("    ") else re.findall(r"`([^`]+)`", line):
-            if _STARTS.match(shown):
-                typed = re.split(r"\s{3,}|\s+#|\s&&\s", shown)[0]
-                words = shlex.split(re.sub(r"[\[\]|]", " ", typed))
-                yield Line(f"{page}:{number}", tuple(words[next(at for at, word in enumerate(words) if "=" not in word) :]))
+    for number, shown, _ in typed(text):
+        if _STARTS.match(shown):
+            asked = re.split(r"\s{3,}|\s+#|\s&&\s", shown)[0]
+            words = shlex.split(re.sub(r"[\[\]|]", " ", asked))
+            yield Line(f"{page}:{number}", tuple(words[next(at for at, word in enumerate(words) if "=" not in word) :]))
 
 
 SHOWN = [line for page in PAGES for line in lines(page.read_text(encoding="utf-8"), str(page.relative_to(ROOT)))]

@@ -8,20 +8,15 @@ import torch
 from torch import Tensor
 
 from curate.compression.growing_codes import TokenCodes
-from curate.compression.quantised import Whole
-from curate.compression.together import Grid, Tail, Together
-
-
-def balanced(keys: Tensor, balancer: Tensor) -> Tensor:
-    """Keys (..., d) times their balancer."""
-    return (keys.float() * balancer).to(keys.dtype)
+from curate.compression.quantised import Whole, balanced, unbalanced
+from curate.compression.together import Blocks, Grid, Tail, Together
 
 
 @dataclass(frozen=True)
 class Unbalanced:
     """Coded keys (Hk, n, d), decoded to what they were before they were multiplied by the balancer (Hk, d)."""
 
-    keys: TokenCodes | Whole
+    keys: Blocks
     balancer: Tensor | None
 
     def decoded(self) -> Tensor:
@@ -31,11 +26,6 @@ class Unbalanced:
     @property
     def tensors(self) -> Sequence[Tensor]:
         return [*self.keys.tensors, *([] if self.balancer is None else [self.balancer])]
-
-
-def unbalanced(keys: Tensor, balancer: Tensor) -> Tensor:
-    """Keys (..., d) over their balancer."""
-    return (keys.float() / balancer).to(keys.dtype)
 
 
 class Low:
@@ -48,7 +38,8 @@ class Low:
 
     def take(self, key: Tensor, value: Tensor) -> None:
         """One more token per head, (Hk, 1, d) each."""
-        self.keys, self.values = self._joined(self.keys, self._balanced(key)), self._joined(self.values, value)
+        self.keys = self.keys.joined(in_few(self._balanced(key), self.bits, self.group))
+        self.values = self.values.joined(in_few(value, self.bits, self.group))
 
     def read(self) -> tuple[Tensor, Tensor]:
         """Keys and values (Hk, m, d)."""
@@ -61,13 +52,8 @@ class Low:
     def _balanced(self, keys: Tensor) -> Tensor:
         return keys if self.balancer is None else balanced(keys, self.balancer.unsqueeze(1))
 
-    def _joined(self, before: TokenCodes | Whole, numbers: Tensor) -> TokenCodes | Whole:
-        if isinstance(before, Whole):
-            return Whole(torch.cat([before.tensor, numbers], 1))
-        return before.joined(TokenCodes.of(numbers, self.bits, self.group))
 
-
-def in_few(numbers: Tensor, bits: int, group: int) -> TokenCodes | Whole:
+def in_few(numbers: Tensor, bits: int, group: int) -> Blocks:
     """Numbers (Hk, n, d) in so many bits; 16 leave them as they are."""
     return Whole(numbers) if bits == 16 else TokenCodes.of(numbers, bits, group)
 

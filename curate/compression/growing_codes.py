@@ -71,14 +71,16 @@ class GrowingCodes:
     def attend(self, query: Tensor, key: Tensor, value: Tensor, position: int, scale: float) -> Tensor:
         """(Hk, G, d) for queries (Hk, G, d); the step that fills a piece still attends to its tokens as they are."""
         self.last_keys, self.last_values = torch.cat([self.last_keys, key], 1), torch.cat([self.last_values, value], 1)
-        output = attended(query, [*(piece.decoded() for piece in self.keys), self.last_keys], self._values(), scale)
+        output = attended(query, self._keys(), self._values(), scale)
         self.fold()
         return output
 
     def read(self) -> tuple[Tensor, Tensor]:
         """Keys and values (Hk, n, d)."""
-        keys = torch.cat([*(piece.decoded() for piece in self.keys), self.last_keys], 1)
-        return keys, torch.cat(self._values(), 1)
+        return torch.cat(self._keys(), 1), torch.cat(self._values(), 1)
+
+    def _keys(self) -> list[Tensor]:
+        return [*(piece.decoded() for piece in self.keys), self.last_keys]
 
     def _values(self) -> list[Tensor]:
         return [*(piece.decoded() for piece in self.values), self.last_values]

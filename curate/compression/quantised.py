@@ -76,7 +76,7 @@ class Tiers(Decoding):
         heads, many, width = self.keys.shape
         low = self.low_keys.decoded()
         if self.balancer is not None:
-            low = (low.float() / self.balancer.unsqueeze(1)).to(self.keys.dtype)
+            low = unbalanced(low, self.balancer.unsqueeze(1))
         high = unpacked(self.high, 1, heads * (many + low.shape[1])).view(heads, -1).bool()
         place = torch.where(high, high.cumsum(1) - 1, many + (~high).cumsum(1) - 1).unsqueeze(-1).expand(-1, -1, width)
         return torch.cat([self.keys, low], 1).gather(1, place), torch.cat([self.values, self.low_values.decoded()], 1).gather(1, place)
@@ -143,6 +143,16 @@ def stored(kept: Sequence[Tensor], store: Callable[[slice, Tensor], LayerStore])
 def taken(tensor: Tensor, tokens: Tensor) -> Tensor:
     """(Hk, m, d) of a tensor (Hk, n, d) and tokens (Hk, m), with memory of its own."""
     return tensor.gather(1, tokens.unsqueeze(-1).expand(-1, -1, tensor.shape[-1]))
+
+
+def balanced(keys: Tensor, balancer: Tensor) -> Tensor:
+    """Keys (..., d) times their balancer."""
+    return (keys.float() * balancer).to(keys.dtype)
+
+
+def unbalanced(keys: Tensor, balancer: Tensor) -> Tensor:
+    """Keys (..., d) over their balancer."""
+    return (keys.float() / balancer).to(keys.dtype)
 
 
 def over(query: Tensor, keys: Tensor, values: Tensor, scale: float) -> Part:

@@ -35,7 +35,7 @@ class Mikv(Action):
         import torch
 
         from curate.compression.codec import pack
-        from curate.compression.quantised import Tiers, stored, taken
+        from curate.compression.quantised import Tiers, balanced, stored, taken
 
         view = prefix.layers[layer]
         numbers = None if self.bits == 16 else balancer(view)
@@ -47,7 +47,7 @@ class Mikv(Action):
             others = (~high).nonzero()[:, 1].view(len(keys), -1)
             low_keys = taken(keys, others)
             if own is not None:
-                low_keys = (low_keys.float() * own.unsqueeze(1)).to(keys.dtype)
+                low_keys = balanced(low_keys, own.unsqueeze(1))
             low_values = self._low(taken(values, others))
             return Tiers(taken(keys, tokens), taken(values, tokens), self._low(low_keys), low_values, own, pack(high.to(torch.uint8), 1))
 
