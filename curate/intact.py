@@ -17,7 +17,8 @@ ABOUT = frozenset({"manifest.json", "built.json"})  # what an artifact says of i
 _THREADS = 8  # hashing lets go of the interpreter's lock; more than this wait for the disk
 _MANY = 64
 _PIECE = 1 << 17
-_whole: set[Path] = set()  # artifacts whose bytes this process has compared
+_MOST_WHOLE = 4096  # a process that outlives its runs would remember every folder; one that is forgotten is only hashed once more
+_whole: dict[Path, None] = {}  # artifacts whose bytes this process has compared, the most recently used last
 
 
 class SetAside(IntegrityError):
@@ -120,11 +121,14 @@ def differences(path: Path, manifest: Mapping[str, Any], *, read: bool = True) -
 def require_whole(artifact: Artifact) -> None:
     """Compare all bytes of an artifact with its manifest before they are used, once per process; SetAside where they differ."""
     if artifact.path in _whole:
+        _whole[artifact.path] = _whole.pop(artifact.path, None)
         return
     damage = differences(artifact.path, artifact.manifest)
     if damage:
         raise SetAside(f"{damage[0]}; the artifact was moved to {set_aside(artifact.path)}, and the same command computes it again")
-    _whole.add(artifact.path)
+    _whole[artifact.path] = None
+    while len(_whole) > _MOST_WHOLE:
+        _whole.pop(next(iter(_whole)), None)
 
 
 def set_aside(path: Path) -> Path:

@@ -23,6 +23,7 @@ from curate.kept import kept
 from curate.model_folder import DEFAULT_POSITIONS, absence, positions, read_config
 from curate.settings import Lora, ModelSpec
 from curate.store import canonical, digest, file_digest
+from curate.tensor_file import read_tensors
 
 _WANTED = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
 
@@ -212,9 +213,7 @@ def _check_weights(model: Any, found: Mapping[str, Any], handle: ModelHandle) ->
 
 def read_weights(path: Path) -> dict[str, Tensor]:
     """The trained tensors of a checkpoint by name."""
-    from safetensors.torch import load_file
-
-    return load_file(str(path / "weights.safetensors"))
+    return read_tensors(path / "weights.safetensors")
 
 
 _kept = kept(most_bytes=2**30, most_values=64)(read_weights)  # a warm-up's checkpoints, put in again for every batch; mapped, so that workers share them

@@ -18,6 +18,7 @@ from torch import Tensor
 from curate.errors import ModelError
 from curate.kept import kept
 from curate.own_gpu import numbered
+from curate.tensor_file import read_tensors
 
 
 @dataclass(frozen=True)
@@ -55,11 +56,9 @@ class Moments:
 @kept(most_bytes=2**30, most_values=64)  # on a CPU mapped, unless in half precision, so that worker processes share them
 def load_moments(path: Path, device: str = "cpu") -> Moments:
     """The moments of a checkpoint folder, checked to be complete."""
-    from safetensors.torch import load_file
-
     try:
         state = json.loads((path / "state.json").read_bytes())
-        tensors = load_file(str(path / "moments.safetensors"), device=numbered(device))
+        tensors = read_tensors(path / "moments.safetensors", numbered(device))
     except (OSError, ValueError) as error:
         raise ModelError(f"{path} holds no optimizer state ({error}); use direction: sgd, or a checkpoint that kept its optimizer") from error
     split: dict[str, dict[str, Tensor]] = {"first": {}, "second": {}}

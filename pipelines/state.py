@@ -20,6 +20,7 @@ from curate.pipelines.memory import bytes_to_prepare, side_by_side
 from curate.pipelines.session import Session, numeric_environment
 from curate.randomness import uniform
 from curate.store import Request, Workspace
+from curate.tensor_file import read_tensors
 
 STATE = "state.safetensors"
 _INNER = ", within"  # behind the label of a scorer: the one that it is made of
@@ -181,11 +182,10 @@ def target_rows(path: Path) -> tuple[Any, ...]:
 def load_state(device: str, state: Path | None, within: Path | None = None) -> Parts:
     """The arrays that `prepare` left, on the device, with those of the scorer within under `of:`."""
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
 
     def arrays(folder: Path) -> dict[str, Any]:
         try:
-            return load_file(str(folder / STATE), device=numbered(device))
+            return read_tensors(folder / STATE, numbered(device))
         except (OSError, ValueError, SafetensorError) as error:
             raise _unreadable(folder, error) from error
 

@@ -12,6 +12,7 @@ from curate.model import LanguageModel, apply_weights
 from curate.own_gpu import numbered
 from curate.settings import Optimizer
 from curate.store import Workspace, canonical
+from curate.tensor_file import read_tensors
 
 
 @dataclass
@@ -79,13 +80,11 @@ def save_progress(model: LanguageModel, optimizer: "torch.optim.AdamW", progress
 
 def restore_progress(model: LanguageModel, optimizer: "torch.optim.AdamW", workspace: Workspace) -> Progress:
     """Load the newest whole state into model and optimizer; a new `Progress` for a new run."""
-    from safetensors.torch import load_file
-
     for file in sorted(workspace.path.glob("resume-*.safetensors"), reverse=True):
         info = workspace.committed(file.name)
         if info is None:
             continue
-        tensors = load_file(str(file), device=numbered(model.device))
+        tensors = read_tensors(file, numbered(model.device))
         apply_weights(model.names, _named(tensors, "weights."))
         for name, parameter in model.names.items():
             optimizer.state[parameter] = {

@@ -103,15 +103,16 @@ def test_the_fisher_is_measured_once_for_pilot_vectors_and_similarities(run: Run
 
 
 def test_each_of_nine_checkpoints_is_read_once_by_a_process(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import safetensors.torch
+    from curate import model, moments, tensor_file
 
-    read, load = Counter[str](), safetensors.torch.load_file
+    read = Counter[str]()
 
-    def counting(path: str, **options: Any) -> Any:
-        read[str(Path(path).relative_to(tmp_path / "store")).partition("/")[2]] += 1
-        return load(path, **options)
+    def counting(path: Path, device: str = "cpu") -> Any:
+        read[str(path.relative_to(tmp_path / "store")).partition("/")[2]] += 1
+        return tensor_file.read_tensors(path, device)
 
-    monkeypatch.setattr(safetensors.torch, "load_file", counting)
+    for reader in (model, moments):
+        monkeypatch.setattr(reader, "read_tensors", counting)
     assert run("less", ROUND_ROBIN, "warmup.epochs=9", "warmup.fraction=5%", until="score") == 0
     of_checkpoints = {name: times for name, times in read.items() if name.startswith("checkpoint-")}
     assert len(of_checkpoints) == 18  # weights and moments
@@ -125,7 +126,7 @@ def test_the_columns_of_a_similarity_are_read_without_the_rest_of_its_state(run:
         raise AssertionError("a whole state was loaded")
 
     load_state.cache_clear()
-    monkeypatch.setattr("safetensors.torch.load_file", refuse)
+    monkeypatch.setattr("curate.pipelines.state.read_tensors", refuse)
     for finished in (*(tmp_path / "store").glob("selection-*"), tmp_path / "runs"):
         shutil.rmtree(finished)
     assert run("less", ROUND_ROBIN) == 0
