@@ -10,8 +10,8 @@ say; MODEL may be `random-1b`, a Llama of 1.2 billion random numbers.
 
 Tokens a second are generated ones; prefilled tokens are those that went through the embedding, less one for each answer's token but its last. Bytes of keys
 and values are, for the engine, the most that it held; of `generate`, computed from the shape of its cache at the last step; of `generate_batch`, the blocks
-that it was given: as many as all answers need at once, with nothing to spare. Without CUDA graphs on any side. Time is process CPU seconds on one thread, or
-seconds on a GPU, the least of all repeats.
+that it was given: as many as all answers need at once, with nothing to spare. On a GPU the engine records its passes as CUDA graphs;
+transformers is used as it comes, without graphs or compilation. Time is process CPU seconds on one thread, or seconds on a GPU, the least of all repeats.
 """
 
 import argparse
@@ -47,8 +47,9 @@ class Way:
     run: Callable[[int], Answers]  # how many samples, 0 for the greedy answer
     nbytes: Callable[[], int]
     source: str  # of the bytes
+    computed: Callable[[], int] | None = None  # tokens, as it counts them; where it does not, those that are embedded
     seconds: float = float("inf")
-    embedded: int = 0  # tokens
+    tokens: int = 0  # that went through the model
 
 
 def engine_way(model: LanguageModel, prompts: Sequence[list[int]], tokens: int) -> Way:
@@ -57,11 +58,11 @@ def engine_way(model: LanguageModel, prompts: Sequence[list[int]], tokens: int) 
     def run(samples: int) -> Answers:
         if not samples:
             return engine.generate(prompts, max_tokens=tokens)
-        engine.peak_bytes = 0
+        engine.peak_bytes = engine.forward_tokens = 0
         found = sample(engine, prompts, samples=samples, seed=0, nucleus=Nucleus(), max_tokens=tokens, stop=())
         return [answer for several in found for answer in several or ()]
 
-    return Way("engine", run, lambda: engine.peak_bytes, "measured")
+    return Way("engine", run, lambda: engine.peak_bytes, "measured", lambda: engine.forward_tokens)
 
 
 def configured(tokens: int, samples: int) -> Any:
@@ -137,7 +138,7 @@ def draw(model: LanguageModel, way: Way, given: argparse.Namespace) -> None:
     answers = way.run(given.samples)
     way.seconds = min(way.seconds, clock(given.device) - began)
     hook.remove()
-    way.embedded = counted
+    way.tokens = counted if way.computed is None else way.computed()
     counts = {given.prompts * given.samples} | ({given.prompts} if way.name == "generate_batch" else set())  # transformers 5.17 gives back the first ones only
     if len(answers) not in counts or {len(answer) for answer in answers} != {given.tokens}:
         raise SystemExit(f"{way.name} gave {len(answers)} answers of {sorted({len(answer) for answer in answers})} tokens")
@@ -175,7 +176,7 @@ def main() -> None:
     print(f"{given.prompts} prompts of {given.context} tokens, {given.samples} answers of {given.tokens} tokens to each, {how}")
     print(f"{'':<16}{'tokens/s':>10}{'seconds':>10}{'time/engine':>13}{'prefilled':>11}{'MiB of keys and values':>25}")
     for way in ways:
-        speed, prefilled = answers * given.tokens / way.seconds, way.embedded - answers * (given.tokens - 1)
+        speed, prefilled = answers * given.tokens / way.seconds, way.tokens - answers * (given.tokens - 1)
         size = f"{way.nbytes() / 2**20:,.1f} {way.source}"
         print(f"{way.name:<16}{speed:>10,.0f}{way.seconds:>10.2f}{way.seconds / ways[0].seconds:>13.2f}{prefilled:>11,}{size:>25}")
 

@@ -19,7 +19,8 @@ TENSOR = {
         *(f"compression.{name}" for name in ("codec", "corrected", "demotion", "growing_codes", "low_rank", "prefix", "quantised", "recomputed")),
         *(f"inference.{name}" for name in ("attention", "decoding", "engine", "generation", "growing", "own_attention", "passes", "prefill", "probe")),
         *(f"training.{name}" for name in ("attending", "chunked", "fitness", "joint", "packed", "padded", "parts", "state", "stretches")),
-        *(f"inference.{name}" for name in ("activated", "activated_plan", "mixed", "propagation", "sampling", "scoring", "stores", "variants", "vllm_backend")),
+        *(f"inference.{name}" for name in ("activated", "activated_plan", "mixed", "propagation", "recorded", "sampling", "scoring")),
+        *(f"inference.{name}" for name in ("stores", "variants", "vllm_backend")),
     )
 }
 # Everything else in curate/ is a service.

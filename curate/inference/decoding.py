@@ -43,24 +43,44 @@ class Decoding:
     length: int = 0  # tokens that every answer has so far
     keys: list[Tensor] = field(default_factory=list)  # (B, Hk, room, d) by layer
     values: list[Tensor] = field(default_factory=list)
+    _next: Tensor | None = field(default=None, init=False)  # (1,) while it stands: the place of the next token, in place of `length`
+    _ahead: Tensor = field(init=False)  # (room,) what keeps later places from being seen
 
     def __post_init__(self) -> None:
         self._arrange()
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         self._add(layer, key, value)
-        heads, until = key.shape[1], self.length + 1
+        heads = key.shape[1]
         rows, own, _, width = query.shape
         parts = attend_path(self.path, layer, query, heads, scale)
         if self.prompts is not None:
             parts.append(self._prompt(self.prompts, layer, query, heads, scale))
-        output, normaliser = attention(grouped(query, heads), self.keys[layer][:, :, :until], self.values[layer][:, :, :until], scale)
+        until = self.length + 1 if self._next is None else None
+        own_keys, own_values = self.keys[layer][:, :, :until], self.values[layer][:, :, :until]
+        output, normaliser = attention(grouped(query, heads), own_keys, own_values, scale, None if self._next is None else self._ahead)
         parts.append((output.reshape(rows, own, 1, -1), normaliser.reshape(rows, own, 1)))
         return merge(parts)[0]
 
     def advance(self) -> None:
         """After a pass: every answer is a token longer."""
         self.length += 1
+        if self._next is not None:
+            self._next += 1
+            self._ahead[..., self.length : self.length + 1] = 0
+
+    def stand(self) -> int:
+        """From here on every pass reads and writes at the same addresses, so that it can be recorded: for how many passes. `move` ends it."""
+        self._make_room()
+        room = self.keys[0].shape[2]
+        self._next = torch.tensor([self.length], device=self.owners.device)
+        self._ahead = torch.zeros(room, dtype=self.keys[0].dtype, device=self.owners.device)
+        self._ahead[self.length + 1 :] = float("-inf")
+        return room - self.length
+
+    def move(self) -> None:
+        """No longer stand: read what is filled alone."""
+        self._next = None
 
     def keep(self, rows: Tensor) -> None:
         """Go on with these answers alone, and with their prompts."""
@@ -101,11 +121,23 @@ class Decoding:
         return output.reshape(rows, own, 1, -1), normaliser.reshape(rows, own, 1)
 
     def _add(self, layer: int, key: Tensor, value: Tensor) -> None:
-        if layer == len(self.keys):
-            self.keys.append(key.new_empty((*key.shape[:2], GROW, key.shape[3])))
-            self.values.append(value.new_empty((*value.shape[:2], GROW, value.shape[3])))
-        if self.length == self.keys[layer].shape[2]:
-            self.keys[layer] = torch.cat([self.keys[layer], torch.empty_like(self.keys[layer][:, :, :1]).expand(-1, -1, GROW, -1)], 2)
-            self.values[layer] = torch.cat([self.values[layer], torch.empty_like(self.values[layer][:, :, :1]).expand(-1, -1, GROW, -1)], 2)
+        if layer == len(self.keys):  # zeros, for numbers that are not may lie in empty memory, and a weight of 0 does not hide them
+            self.keys.append(key.new_zeros((*key.shape[:2], GROW, key.shape[3])))
+            self.values.append(value.new_zeros((*value.shape[:2], GROW, value.shape[3])))
+        if self._next is not None:
+            self.keys[layer].index_copy_(2, self._next, key)
+            self.values[layer].index_copy_(2, self._next, value)
+            return
+        if not layer:
+            self._make_room()
         self.keys[layer][:, :, self.length] = key[:, :, 0]
         self.values[layer][:, :, self.length] = value[:, :, 0]
+
+    def _make_room(self) -> None:
+        """For one more token at least."""
+        if self.length == self.keys[0].shape[2]:
+            self.keys, self.values = [_wider(keys) for keys in self.keys], [_wider(values) for values in self.values]
+
+
+def _wider(states: Tensor) -> Tensor:
+    return torch.nn.functional.pad(states, (0, 0, 0, GROW))

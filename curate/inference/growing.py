@@ -12,7 +12,7 @@ from torch import Tensor
 
 from curate.core import Integers
 from curate.inference.attention import Attends
-from curate.inference.passes import forward, logits_of
+from curate.inference.recorded import Record, Steps, recorder
 from curate.inference.stops import Stops
 from curate.inference.stores import DecodeCache, Joins, SharedCache, held_bytes
 from curate.model import LanguageModel
@@ -68,27 +68,30 @@ class Growing:
     max_tokens: int
     stops: Stops = Stops()
     choose: Choose = most_likely
+    record: Record | None = None  # how passes are recorded; by default as the device can
     decoded_tokens: int = field(default=0, init=False)
     peak_bytes: int = field(default=0, init=False)
 
     def grow(self, state: Decodes, logits: Tensor, lengths: Tensor, contexts: Integers) -> list[list[int]]:
         """The answers that follow logits (B, V), each behind `lengths` (B,) tokens and for its context."""
         answers: list[list[int]] = [[] for _ in contexts]
+        steps = Steps(self.model, state, self.record if self.record is not None else recorder(self.model.device))
         going = np.arange(len(contexts))
+        alive = list(range(len(going)))  # places in `going`
         for taken in range(self.max_tokens):
             following = self.choose(logits, contexts[going], taken)
-            alive = [place for place, token in enumerate(following.tolist()) if self.stops.take(answers[going[place]], token)]
+            tokens = following.tolist()
+            alive = [place for place in alive if self.stops.take(answers[going[place]], tokens[place])]
             if not alive or taken + 1 == self.max_tokens:
                 break
-            if len(alive) < len(going):
+            if len(alive) < len(going) and not steps.hold(len(alive), len(going)):
                 rows = torch.tensor(alive, device=following.device)
                 following, lengths, going = following[rows], lengths[rows], going[alive]
-                state.keep(rows)
-            hidden = forward(self.model, following.unsqueeze(1), (lengths + taken).unsqueeze(1), state)
-            state.advance()
+                steps.keep(rows)
+                alive = list(range(len(going)))
+            logits = steps(following, lengths + taken, self.max_tokens - 1 - taken)
             self.decoded_tokens += len(going)
             self.peak_bytes = max(self.peak_bytes, state.nbytes)
-            logits = logits_of(self.model, hidden[:, -1])
         return answers
 
 

@@ -17,7 +17,7 @@ from curate.inference.engine import Engine, Tokens
 from curate.inference.growing import Watched
 from curate.randomness import draw, row_keys
 
-_NUMBERS = 2**22  # float64 probabilities that are held at a time
+_NUMBERS = {"cpu": 2**22, "cuda": 2**24}  # float64 probabilities that are held at a time: few stay in a processor's cache, many keep a GPU busy
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Sampler:
 
     def __call__(self, logits: Tensor, contexts: Integers, step: int) -> Tensor:
         uniform = torch.from_numpy(draw(self.keys[contexts], step)).to(logits.device)
-        rows = max(1, _NUMBERS // logits.shape[-1])
+        rows = max(1, _NUMBERS[logits.device.type] // logits.shape[-1])
         parts = zip(logits.split(rows), uniform.split(rows), strict=True)
         return torch.cat([inverse_cdf(self.nucleus.weights(part), quantiles) for part, quantiles in parts])
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from curate.inference import growing
+from curate.inference import recorded
 from curate.inference.attention import ours
 from curate.inference.decoding import Decoding
 from curate.inference.engine import Engine
@@ -72,7 +72,7 @@ def test_answers_of_all_prompts_and_samples_equal_those_grown_one_by_one(fields:
 
 def test_one_pass_serves_all_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
-    forward = growing.forward
-    monkeypatch.setattr(growing, "forward", lambda model, ids, *rest: (seen.append(len(ids)), forward(model, ids, *rest))[1])
+    forward = recorded.forward
+    monkeypatch.setattr(recorded, "forward", lambda model, ids, *rest: (seen.append(len(ids)), forward(model, ids, *rest))[1])
     Engine(random_model(), press=press_of({"name": "h2o", "keep": 0.3})).generate(PROMPTS, max_tokens=5)
     assert seen == [6] * 4
