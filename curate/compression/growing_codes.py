@@ -39,11 +39,11 @@ class TokenCodes:
 
     def joined(self, *others: "TokenCodes") -> "TokenCodes":
         """These tokens and then the others'."""
-        return self._with([torch.cat(parts, 1) for parts in zip(self.tensors, *(other.tensors for other in others), strict=True)])
+        return self.holding([torch.cat(parts, 1) for parts in zip(self.tensors, *(other.tensors for other in others), strict=True)])
 
     def pick(self, tokens: Tensor) -> "TokenCodes":
         """These of the tokens, in this order."""
-        return self._with([tensor.index_select(1, tokens) for tensor in self.tensors])
+        return self.holding([tensor.index_select(1, tokens) for tensor in self.tensors])
 
     def decoded(self) -> Tensor:
         """(Hk, n, ..., width), in the dtype they had."""
@@ -56,7 +56,8 @@ class TokenCodes:
     def tensors(self) -> Sequence[Tensor]:
         return [self.packed, self.step, self.lowest]
 
-    def _with(self, tensors: Sequence[Tensor]) -> "TokenCodes":
+    def holding(self, tensors: Sequence[Tensor]) -> "TokenCodes":
+        """Other tokens that are coded as these, of their `tensors`."""
         packed, step, lowest = tensors
         return TokenCodes(packed, step, lowest, self.bits, self.group, self.width)
 

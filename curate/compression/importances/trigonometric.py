@@ -33,6 +33,10 @@ class Trigonometric(Importance):
     come from `calibrate`. Channels that are not turned count as frequency 0. Costs one product of the keys with a vector per query head, whatever the
     number of distances (`max` over them: one product for each); reads no query of the prefix, so it serves prefixes whose question is not seen yet.
 
+    `selection: union` is the published code's third mode: of the tokens that are among the B best of some head of some layer, the B with the largest score
+    of any head, the same for all layers and heads. A token among these B is among the B best of the head that scores it highest, so that the union takes
+    nothing away, and this is one ranking by the largest score. Heads are query heads, or with `group: mean` the key-value heads' means.
+
     Limit: an average query says little about heads that look for content; and the averages are the base model's, whoever is evaluated.
     Mao et al., "TriAttention: Efficient Long Reasoning with Trigonometric KV Compression", 2026. One published version protects no newest tokens, another
     128; noise that both draw for ties is left out, so that the earlier token wins.
@@ -42,9 +46,9 @@ class Trigonometric(Importance):
     offsets: int = Field(17, ge=1, le=24, description="How many future distances, in powers of two from 1: 17 reach 65,536 tokens.")
     over_offsets: Literal["mean", "max"] = Field("mean", description="What counts of a key's logits at these distances.")
     group: Literal["max", "mean"] = Field("max", description="What counts of the query heads that share a key-value head.")
-    selection: Literal["per_head_over_layers", "per_layer_head"] = Field(
+    selection: Literal["per_head_over_layers", "per_layer_head", "union"] = Field(
         "per_head_over_layers",
-        description="One ranking per key-value head, the mean over layers (the published default), or one for every layer and head.",
+        description="One ranking per key-value head, the mean over layers (the published default), one for every layer and head, or one for all (union).",
     )
     recent: int = Field(32, ge=0, description="Newest tokens that are kept before all others; they are no candidates, and 0 protects none.")
 
@@ -56,7 +60,10 @@ class Trigonometric(Importance):
         layers = [self.ranking(prefix, layer, mean[layer], norm[layer], rotary) for layer in range(len(prefix.layers))]
         if self.selection == "per_layer_head":
             return layers
-        return [torch.stack(layers).mean(0)] * len(layers)
+        together = torch.stack(layers)
+        if self.selection == "union":
+            return [together.amax((0, 1)).expand_as(layers[0])] * len(layers)
+        return [together.mean(0)] * len(layers)
 
     def protected(self, prefix: "Prefix") -> "Tensor":
         import torch
