@@ -58,12 +58,31 @@ def unrotate(states: "Tensor", positions: "Tensor", rotary: Rotary) -> "Tensor":
     return _turned(states, positions, rotary, -1.0, 1 / rotary.scaling)
 
 
+def turned_on(states: "Tensor", shifts: "Tensor", rotary: Rotary) -> "Tensor":
+    """(..., n, d) in their own type: states (..., n, d) that were turned to some positions, now turned to those plus shifts (n,), or (..., n).
+
+    A shift of 0 leaves the very numbers; the constant a is in the states already. Angles are float32, as the model's own, and float64 for such states.
+    """
+    wide = _wide(states)
+    return _by(wide, shifts.unsqueeze(-1).to(wide.dtype) * rotary.frequencies.to(wide.dtype), 1.0, 1.0).to(states.dtype)
+
+
 def _turned(states: "Tensor", positions: "Tensor", rotary: Rotary, sign: float, scaling: float) -> "Tensor":
+    wide = _wide(states)
+    return _by(wide, (positions.unsqueeze(-1).float() * rotary.frequencies).to(wide.dtype), sign, scaling)
+
+
+def _wide(states: "Tensor") -> "Tensor":
     import torch
 
-    wide = states if states.dtype == torch.float64 else states.float()
-    pairs = len(rotary.frequencies)
-    angles = (positions.unsqueeze(-1).float() * rotary.frequencies).to(wide.dtype)
+    return states if states.dtype == torch.float64 else states.float()
+
+
+def _by(wide: "Tensor", angles: "Tensor", sign: float, scaling: float) -> "Tensor":
+    """(..., n, d): pairs of states (..., n, d) turned by angles (..., n, m)."""
+    import torch
+
+    pairs = angles.shape[-1]
     cosine, sine = angles.cos() * scaling, angles.sin() * scaling * sign
     first, second = wide[..., :pairs], wide[..., pairs : 2 * pairs]
     return torch.cat([first * cosine - second * sine, second * cosine + first * sine, wide[..., 2 * pairs :]], -1)
@@ -80,7 +99,7 @@ def paired(states: "Tensor", rotary: Rotary) -> "Tensor":
 
 
 def check_rotary(model: "LanguageModel", queries: "Tensor", rotary: Rotary) -> None:
-    """ModelError unless the first layer's queries (Hq, n, d) of one token at positions 0 to n - 1 are equal once they are turned back."""
+    """ModelError unless a layer's queries (Hq, n, d) of one token at positions 0 to n - 1 are equal once they are turned back."""
     import torch
 
     back = unrotate(queries, torch.arange(queries.shape[1], device=queries.device), rotary)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
+from curate.compression.renumbered import RenumberedSlots, closed_up, renumbering
 from curate.compression.slots import slots_of
 from curate.compression.token_press import budget_of
 from curate.compression.tree_eviction import TreeEviction, observed, tree_kept
@@ -22,9 +23,15 @@ class Treekv(Press):
 
     Decoding: S_j += attention, C_j += 1; at c + 1 tokens the smaller of S / C in the cursor's slot and the next goes (of equal ones the first), and the
     cursor moves on by one. So gaps double with age where scores are alike, and no stretch of the past is emptied. A prefix is swept in whole blocks,
-    each worth the mean attention of its tokens in the last `block` queries; what blocks leave over goes to the newest tokens. Positions stay as they
-    were; the paper numbers the kept tokens anew at every step. Bytes: 2 d c numbers per head and layer; while decoding c + 1 slots, and 16 more
-    bytes each. Time: `block` queries per layer and n / block steps of numpy. Bad where one old passage matters: it must win every contest.
+    each worth the mean attention of its tokens in the last `block` queries; what blocks leave over goes to the newest tokens.
+
+    Positions stay as they were. With `renumber`, as in the paper, slot s of c counts as c - 1 - s tokens before the newest, at every step anew: its key is
+    turned on by the difference. A stored prefix's tokens stand at positions n - c to n - 1, and what follows behind them at n, n + 1, ...; scores of the
+    prefix are still those of its own positions. For models with plain rotary positions only; in 16 bits a moved key is rounded once more.
+
+    Bytes: 2 d c numbers per head and layer; while decoding c + 1 slots, and 16 more bytes each. Time: `block` queries per layer and n / block steps of
+    numpy; with `renumber` all keys are turned at every step, by c d sines and cosines per head: on a CPU many times the attention itself. Bad where one
+    old passage matters: it must win every contest.
     He et al., "TreeKV: Smooth Key-Value Cache Compression with Tree Structures", 2025.
     """
 
@@ -34,19 +41,26 @@ class Treekv(Press):
     tree: float = Field(0.5, gt=0, le=1, description="Share of the kept tokens that the tree chooses (rounded down, at least one).")
     sinks: int = Field(4, ge=0, description="First tokens that are always kept, where the tree leaves room.")
     block: int = Field(16, ge=1, description="Tokens of a prefix that are kept or dropped together, and last queries that decide which.")
+    renumber: bool = Field(False, description="Whether kept tokens count as a text without gaps, in place of their own positions.")
 
     def compress(self, prefix: "Prefix") -> "Memory":
         from curate.inference.stores import Memory, Plain
 
         averages = [sums / counts for sums, counts in (observed(view, self.block) for view in prefix.layers)]
         slots = [slots_of(view, kept) for view, kept in zip(prefix.layers, self._kept(prefix, averages), strict=True)]
+        if self.renumber:
+            rotary = renumbering(prefix)
+            return Memory([closed_up(layer, len(prefix), rotary) for layer in slots], len(prefix))
         return Memory([Plain(layer.keys, layer.values) for layer in slots], len(prefix))
 
     def decoder(self, prefix: "Prefix", layer: int) -> "DecodeCache | None":
         view: LayerView = prefix.layers[layer]
         sums, counts = observed(view, self.block)
         kept = self._kept(prefix, [sums / counts])[0]
-        return TreeEviction(slots_of(view, kept), sums.gather(1, kept), counts[kept], *self._divided(self._capacity(prefix)))
+        slots = slots_of(view, kept)
+        if self.renumber:
+            slots = RenumberedSlots.of(slots, prefix)
+        return TreeEviction(slots, sums.gather(1, kept), counts[kept], *self._divided(self._capacity(prefix)))
 
     def _capacity(self, prefix: "Prefix") -> int:
         return budget_of(self.keep, self.tokens, len(prefix))
