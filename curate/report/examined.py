@@ -98,9 +98,18 @@ def _trust(rows: Sequence[Trust], console: Console) -> Table:
 
 
 def _fields(press: dict[str, Any]) -> str:
-    """`snapkv, keep 0.5, importance window`: the press's own fields, and its parts by name."""
-    shown = {name: value["name"] if isinstance(value, dict) else value for name, value in press.items() if name != "name" and value is not None}
-    return ", ".join([press["name"], *(f"{name} {value}" for name, value in shown.items())])
+    """`snapkv, keep 0.5, importance window (window 32)`: the press's own fields, and its parts by name with theirs."""
+    return ", ".join([press["name"], *_worded(press)])
+
+
+def _worded(part: dict[str, Any]) -> list[str]:
+    shown = {name: value for name, value in part.items() if name != "name" and value is not None}
+    return [f"{name} {_part(value) if isinstance(value, dict) else value}" for name, value in shown.items()]
+
+
+def _part(part: dict[str, Any]) -> str:
+    fields = ", ".join(_worded(part))
+    return f"{part['name']} ({fields})" if fields else str(part["name"])
 
 
 def _warnings(found: Evaluated) -> list[str]:

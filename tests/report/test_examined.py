@@ -96,7 +96,7 @@ def test_a_press_is_on_every_title_and_its_doubts_in_plain_words(width: int) -> 
     text = printed(evaluated(rows, PRESS, (trust("gsm8k"), trust("svamp", DOUBT, "another doubt"))), width)
     flat = " ".join(text.split())
     assert "gsm8k, 1,319 items, version 1.0, through snapkv: not exact" in flat and "svamp, 1,319 items, version 1.0, through snapkv: not exact" in flat
-    assert "press: snapkv, keep 0.25, importance window; its scores are not exact" in flat
+    assert "press: snapkv, keep 0.25, importance window (window 32); its scores are not exact" in flat
     assert f"svamp: do not rank variants by these scores: {DOUBT}; another doubt" in flat and "gsm8k: do not rank" not in flat
     cells = [line.split() for line in text.splitlines()]
     assert ["gsm8k", "32", "90.0%", "0.2500", "-", "0.3330", "0.5000", "12,345", "passes"] in cells
