@@ -8,10 +8,11 @@ of its prompt; `generate_batch` prefills a prompt once but for its last token, a
 as make --rows answers: try few on a CPU, where they run better so, and many on a GPU. Prompts are random tokens, for the work does not depend on what they
 say; MODEL may be `random-1b`, a Llama of 1.2 billion random numbers.
 
-Tokens a second are generated ones; prefilled tokens are those that went through the embedding, less one for each answer's token but its last. Bytes of keys
-and values are, for the engine, the most that it held; of `generate`, computed from the shape of its cache at the last step; of `generate_batch`, the blocks
-that it was given: as many as all answers need at once, with nothing to spare. On a GPU the engine records its passes as CUDA graphs;
-transformers is used as it comes, without graphs or compilation. Time is process CPU seconds on one thread, or seconds on a GPU, the least of all repeats.
+Tokens a second are generated ones; prefilled tokens are those that went through the embedding, or that the engine counts, less one for each answer's token but
+its last. Bytes of keys and values are, for the engine, the most that it held; of `generate`, computed from the shape of its cache at the last step; of
+`generate_batch`, the blocks that it was given: as many as all answers need at once, with nothing to spare. On a GPU the engine records its passes as CUDA
+graphs; transformers is used as it comes, without graphs or compilation. Time is process CPU seconds on one thread, or seconds on a GPU, the least of all
+repeats.
 """
 
 import argparse

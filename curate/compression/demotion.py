@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from curate.compression.growing_codes import TokenCodes
-from curate.compression.quantised import Decodes, Decoding, Tiers, Whole, balanced, unbalanced
+from curate.compression.quantised import Whole, balanced, unbalanced
 from curate.compression.together import Blocks, Grid, Tail, Together
 
 
@@ -26,27 +26,6 @@ class Unbalanced:
     @property
     def tensors(self) -> Sequence[Tensor]:
         return [*self.keys.tensors, *([] if self.balancer is None else [self.balancer])]
-
-
-@dataclass(frozen=True)
-class CodedTiers(Decoding):
-    """As `Tiers`, but important tokens are in few bits too, if in more of them; their keys are multiplied by the same balancer."""
-
-    keys: Decodes  # (Hk, m, d)
-    values: Decodes  # (Hk, m, d)
-    low_keys: Decodes  # (Hk, n - m, d)
-    low_values: Decodes  # (Hk, n - m, d)
-    balancer: Tensor  # (Hk, d)
-    high: Tensor  # (bytes,) uint8: a bit per head and token, whether it is important
-
-    def read(self) -> tuple[Tensor, Tensor]:
-        keys = unbalanced(self.keys.decoded(), self.balancer.unsqueeze(1))
-        return Tiers(keys, self.values.decoded(), self.low_keys, self.low_values, self.balancer, self.high).read()
-
-    @property
-    def tensors(self) -> Sequence[Tensor]:
-        parts = (self.keys, self.values, self.low_keys, self.low_values)
-        return [*(tensor for part in parts for tensor in part.tensors), self.balancer, self.high]
 
 
 class Tier:

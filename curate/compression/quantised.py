@@ -63,28 +63,31 @@ class Decoding(ABC):
 
 @dataclass(frozen=True)
 class Tiers(Decoding):
-    """Some tokens of every head as they were, the others in few bits; of these, keys may be stored multiplied by a number per channel."""
+    """Some tokens of every head as they were or in some bits, the others in few; keys in bits may be stored multiplied by a number per channel."""
 
-    keys: Tensor  # (Hk, m, d)
-    values: Tensor  # (Hk, m, d)
+    keys: Decodes  # (Hk, m, d)
+    values: Decodes  # (Hk, m, d)
     low_keys: Decodes  # (Hk, n - m, d)
     low_values: Decodes  # (Hk, n - m, d)
     balancer: Tensor | None  # (Hk, d)
-    high: Tensor  # (bytes,) uint8: a bit per head and token, whether it is stored as it was
+    coded: bool  # whether `keys` are in bits, too, and so multiplied as the others
+    high: Tensor  # (bytes,) uint8: a bit per head and token, whether it is one of the first
 
     def read(self) -> tuple[Tensor, Tensor]:
-        heads, many, width = self.keys.shape
-        low = self.low_keys.decoded()
+        keys, low = self.keys.decoded(), self.low_keys.decoded()
         if self.balancer is not None:
-            low = unbalanced(low, self.balancer.unsqueeze(1))
+            numbers = self.balancer.unsqueeze(1)
+            keys, low = unbalanced(keys, numbers) if self.coded else keys, unbalanced(low, numbers)
+        heads, many, width = keys.shape
         high = unpacked(self.high, 1, heads * (many + low.shape[1])).view(heads, -1).bool()
         place = torch.where(high, high.cumsum(1) - 1, many + (~high).cumsum(1) - 1).unsqueeze(-1).expand(-1, -1, width)
-        return torch.cat([self.keys, low], 1).gather(1, place), torch.cat([self.values, self.low_values.decoded()], 1).gather(1, place)
+        return torch.cat([keys, low], 1).gather(1, place), torch.cat([self.values.decoded(), self.low_values.decoded()], 1).gather(1, place)
 
     @property
     def tensors(self) -> Sequence[Tensor]:
+        parts = (self.keys, self.values, self.low_keys, self.low_values)
         numbers = [] if self.balancer is None else [self.balancer]
-        return [self.keys, self.values, *self.low_keys.tensors, *self.low_values.tensors, *numbers, self.high]
+        return [*(tensor for part in parts for tensor in part.tensors), *numbers, self.high]
 
 
 @dataclass(frozen=True)

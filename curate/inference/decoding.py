@@ -67,7 +67,7 @@ class Decoding:
         self.length += 1
         if self._next is not None:
             self._next += 1
-            self._ahead[..., self.length : self.length + 1] = 0
+            self._ahead[self.length : self.length + 1] = 0
 
     def stand(self) -> int:
         """From here on every pass reads and writes at the same addresses, so that it can be recorded: for how many passes. `move` ends it."""

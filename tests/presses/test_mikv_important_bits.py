@@ -11,9 +11,9 @@ from torch import Tensor
 
 from curate.compression.actions.mikv import Mikv, balancer
 from curate.compression.codec import coded, codes_of
-from curate.compression.demotion import CodedTiers, Demoting
+from curate.compression.demotion import Demoting
 from curate.compression.prefix import LayerView, Prefix
-from curate.compression.quantised import balanced, unbalanced
+from curate.compression.quantised import Tiers, balanced, unbalanced
 from curate.inference.stores import Ragged, held_bytes
 from curate.presses.mikv import Mikv as Press
 from curate.testing import check_press
@@ -50,7 +50,7 @@ def test_important_tokens_are_the_codecs_round_trip_and_the_others_are_as_before
     prefix = made(40, dtype=dtype)
     view = prefix.layers[0]
     store = acted(action(important, bits), prefix, KEPT)
-    assert isinstance(store, CodedTiers)
+    assert isinstance(store, Tiers) and store.coded
     keys, values = store.read()
     before = read(acted(action(16, bits), prefix, KEPT))
     by = balancer(view).unsqueeze(1)
@@ -106,7 +106,7 @@ def test_the_store_is_attended_to_as_what_it_reads_with_any_group_and_heads_apar
     apart = acted(action(8), prefix, [KEPT[0][:3], KEPT[1]])
     assert isinstance(apart, Ragged) and held_bytes(apart.tensors) == summed(apart.tensors)
     for head, part in enumerate(apart.heads):
-        assert isinstance(part, CodedTiers)
+        assert isinstance(part, Tiers) and part.coded
         rows = (KEPT[0][:3], KEPT[1])[head]
         assert torch.equal(part.read()[0][0, rows], read(acted(action(8), prefix, KEPT))[0][head, rows])
 

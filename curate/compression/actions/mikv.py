@@ -46,7 +46,6 @@ class Mikv(Action):
         import torch
 
         from curate.compression.codec import pack
-        from curate.compression.demotion import CodedTiers
         from curate.compression.quantised import Tiers, balanced, stored, taken
 
         view = prefix.layers[layer]
@@ -58,11 +57,10 @@ class Mikv(Action):
             high = torch.zeros(keys.shape[:2], dtype=torch.bool, device=keys.device).scatter_(1, tokens, True)
             others, bit = (~high).nonzero()[:, 1].view(len(keys), -1), pack(high.to(torch.uint8), 1)
             scaled = keys if own is None else balanced(keys, own.unsqueeze(1))
+            coded = self.important_bits < 16
+            high_keys, high_values = (self._few(taken(states, tokens), self.important_bits) for states in (scaled if coded else keys, values))
             low_keys, low_values = (self._few(taken(states, others), self.bits) for states in (scaled, values))
-            if own is None or self.important_bits == 16:
-                return Tiers(taken(keys, tokens), taken(values, tokens), low_keys, low_values, own, bit)
-            high_keys, high_values = (self._few(taken(states, tokens), self.important_bits) for states in (scaled, values))
-            return CodedTiers(high_keys, high_values, low_keys, low_values, own, bit)
+            return Tiers(high_keys, high_values, low_keys, low_values, own, coded, bit)
 
         return stored(kept, of)
 
