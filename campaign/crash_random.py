@@ -57,9 +57,10 @@ def subject(seed: int, rows: int) -> Subject:
 
 
 def swept(ground: Ground, mode: str, workers: int, numbers: Sequence[int], say: Callable[[str], None]) -> dict[str, Any]:
-    """The counts of one mode and its failures; a trial whose signal did not land is repeated with other moments."""
+    """The counts of one mode and its failures, and a line for each trial; one whose signal did not land is repeated with other moments."""
     began, passed, not_landed, bad = time.monotonic(), 0, 0, []
     for number in numbers:
+        started = time.monotonic()
         for attempt in range(_TRIES):
             one = run_trial(ground, mode, workers, number, attempt)
             if one.wrong or one.landed:
@@ -67,7 +68,8 @@ def swept(ground: Ground, mode: str, workers: int, numbers: Sequence[int], say: 
             not_landed += 1
         if one.wrong:
             bad.append(one)
-            say(f"  FAILED {mode}:{workers}:{number} ({one.story}): {one.wrong[0]}" + (f" and {len(one.wrong) - 1} more" if len(one.wrong) > 1 else ""))
+        word = "passed" if one.landed and not one.wrong else "NOT LANDED" if not one.wrong else f"FAILED, {len(one.wrong)} wrong: {one.wrong[0]}"
+        say(f"  {mode}:{workers}:{number} {word} ({one.story}; {time.monotonic() - started:.1f} s)")
         passed += one.landed and not one.wrong
     return {
         "mode": mode,

@@ -12,7 +12,7 @@ and where a kill did not land. SIGKILL spares the page cache, so this says nothi
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
@@ -22,6 +22,8 @@ from campaign.stages import each, finish, ground, options, work_of
 from campaign.tally import counts
 from campaign.trial import Verdict, Work, contents, in_child, judged
 from curate import fault
+
+_TELL = 60.0  # seconds
 
 
 class Sweep:
@@ -60,26 +62,32 @@ class Sweep:
 
 def swept(sweep: Sweep, mode: fault.Mode, limit: int, only: int, say: Callable[[str], None]) -> dict[str, Any]:
     """The counts of a sweep and its failures; a kill that did not land is counted as such, never as passed."""
-    began = time.monotonic()
-    verdicts = [sweep.trial(number, mode) for number in sweep.planned(mode, limit, only)]
-    return {"mode": mode, "operations": len(sweep.operations), **counted(verdicts, time.monotonic() - began, say)}
+    verdicts = (sweep.trial(number, mode) for number in sweep.planned(mode, limit, only))
+    return {"mode": mode, "operations": len(sweep.operations), **counted(verdicts, say)}
 
 
-def counted(verdicts: Sequence[Verdict], seconds: float, say: Callable[[str], None]) -> dict[str, Any]:
-    """How many of these trials landed, passed and failed; a line for each that failed."""
-    bad = [verdict for verdict in verdicts if verdict.wrong]
-    for verdict in bad:
-        say(f"  FAILED at {verdict.number} ({verdict.operation}): " + "; ".join(verdict.wrong[:3]) + (" ..." if len(verdict.wrong) > 3 else ""))
-    landed = sum(verdict.landed for verdict in verdicts)
+def counted(verdicts: Iterable[Verdict], say: Callable[[str], None]) -> dict[str, Any]:
+    """How many of these trials landed, passed and failed; a line for each that failed, when it did, and one a minute."""
+    began = told = time.monotonic()
+    tried: list[Verdict] = []
+    for verdict in verdicts:
+        tried.append(verdict)
+        if verdict.wrong:
+            say(f"  FAILED at {verdict.number} ({verdict.operation}): " + "; ".join(verdict.wrong[:3]) + (" ..." if len(verdict.wrong) > 3 else ""))
+        if time.monotonic() - told > _TELL:
+            told = time.monotonic()
+            say(f"  {len(tried)} tried, {sum(bool(one.wrong) for one in tried)} failed, {told - began:.0f} s")
+    bad = [one for one in tried if one.wrong]
+    landed = sum(one.landed for one in tried)
     return {
-        "planned": len(verdicts),
+        "planned": len(tried),
         "landed": landed,
-        "not_landed": len(verdicts) - landed,
-        "passed": sum(verdict.landed and not verdict.wrong for verdict in verdicts),
+        "not_landed": len(tried) - landed,
+        "passed": sum(one.landed and not one.wrong for one in tried),
         "failed": len(bad),
-        "survived": sum(verdict.survived for verdict in verdicts),
-        "seconds": round(seconds, 1),
-        "failures": [asdict(verdict) for verdict in bad],
+        "survived": sum(one.survived for one in tried),
+        "seconds": round(time.monotonic() - began, 1),
+        "failures": [asdict(one) for one in bad],
     }
 
 

@@ -15,11 +15,11 @@ import resource
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from campaign.crash_sweep import counted
 from campaign.errno_sweep import told
@@ -126,13 +126,15 @@ def trial(place: Place, settings: dict[str, object], room: Taken, kind: str, val
         place.unmount()
 
 
-def verdicts(scratch: Path, given: argparse.Namespace) -> Iterator[tuple[str, Verdict]]:
+def swept(scratch: Path, given: argparse.Namespace, say: Callable[[str], None]) -> dict[str, Any]:
+    """The counts of all trials, and how many there were of each kind."""
     settings, place = recipe(given.seed, given.rows), Place(scratch / "disk")
     place.path.mkdir()
     room = taken(place, settings)
-    print(f"with room it takes {room.size} bytes, {room.inodes} inodes, and {room.file} bytes for its largest file", flush=True)
-    for kind, value in planned(room, given):
-        yield kind, trial(place, settings, room, kind, value)
+    say(f"with room it takes {room.size} bytes, {room.inodes} inodes, and {room.file} bytes for its largest file")
+    plan = planned(room, given)
+    kinds = {kind: sum(one == kind for one, _ in plan) for kind in KINDS}
+    return {"kinds": kinds, **counted((trial(place, settings, room, kind, value) for kind, value in plan), say)}
 
 
 def own_mounts(arguments: Sequence[str]) -> int | None:
@@ -160,13 +162,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     outside = own_mounts(sys.argv[1:] if arguments is None else arguments)
     if outside is not None:
         return outside
-    began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        found = list(verdicts(Path(folder), given))
-    total = counted([verdict for _, verdict in found], time.monotonic() - began, lambda line: print(line, flush=True))
-    print(f"all, seed {given.seed}: {counts(total)}")
-    kinds = {kind: sum(one == kind for one, _ in found) for kind in KINDS}
-    return ended(total, given.out, {"seed": given.seed, "rows": given.rows, "kinds": kinds, "total": total})
+        found = swept(Path(folder), given, lambda line: print(line, flush=True))
+    print(f"all, seed {given.seed}: {counts(found)}")
+    return ended(found, given.out, {"seed": given.seed, "rows": given.rows, **found})
 
 
 if __name__ == "__main__":

@@ -62,6 +62,8 @@ def swept(scratch: Path, rows: Sequence[dict[str, str]], seed: int, variants: Se
         verdicts.append(Verdict(variant.name, ended.landed, wrong))
         if wrong:
             say(f"  FAILED {variant.name}: {'; '.join(wrong[:3])}{' ...' if len(wrong) > 3 else ''}")
+        else:
+            say(f"  {'passed' if ended.landed else 'NOT LANDED'} {variant.name}")
     return {
         "planned": len(variants),
         "landed": sum(one.landed for one in verdicts),

@@ -13,7 +13,6 @@ are really there, so that no write goes past them, and whatever they say is flus
 
 import shutil
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -138,9 +137,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings, found = recipe(given.seed, given.rows), {}
     with ground(settings) as (scratch, start):
         for stage, cuts in each(given.stage, scratch, start, lambda stage, start, folder: Cuts(work_of(stage, settings), start, folder)):
-            began = time.monotonic()
-            verdicts = list(cuts.verdicts(cuts.planned(given.limit, given.only), given.draws, given.seed))
-            found[stage] = counted(verdicts, time.monotonic() - began, lambda line: print(line, flush=True))
+            verdicts = cuts.verdicts(cuts.planned(given.limit, given.only), given.draws, given.seed)
+            found[stage] = counted(verdicts, lambda line: print(line, flush=True))
             found[stage]["alike"] = cuts.same
             print(f"{stage}: {counts(found[stage])}, {cuts.same} of them alike", flush=True)
     return finish(found, given, "power loss")

@@ -4,7 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ import pytest
 import curate.intact
 import curate.locks
 import curate.store
-from campaign.crash_sweep import Sweep, swept
+from campaign.crash_sweep import Sweep, counted, swept
+from campaign.trial import Verdict
 from curate import fault
 from curate.store import Request, Store, Workspace, atomic_write, canonical, digest, locked
 
@@ -151,3 +152,19 @@ def test_the_program_sweeps_a_real_experiment_and_says_so_with_its_exit_code(roo
     ended = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=300)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "all, mode before, seed 0: 3 planned, 3 landed, 0 not landed, 3 passed, 0 failed" in ended.stdout
+
+
+def test_a_failure_is_said_when_it_comes_and_progress_once_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    clock = iter(range(0, 1000, 25))
+    monkeypatch.setattr("campaign.crash_sweep.time.monotonic", lambda: float(next(clock)))
+
+    def verdicts() -> Iterator[Verdict]:
+        yield Verdict(1, "write a", True, ["a is stray"])
+        assert said == ["  FAILED at 1 (write a): a is stray"]
+        yield Verdict(2, "write b", False)
+        yield Verdict(3, "write c", True)
+        assert said[1:] == ["  3 tried, 1 failed, 100 s"]
+
+    found = counted(verdicts(), said.append)
+    assert (found["planned"], found["landed"], found["not_landed"], found["passed"], found["failed"]) == (3, 2, 1, 1, 1)

@@ -89,8 +89,10 @@ def ground(tmp_path: Path) -> Ground:
 def test_a_run_that_is_killed_interrupted_or_frozen_ends_with_the_same_bytes(ground: Ground, monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
     if mode in ("second", "frozen"):
         monkeypatch.setenv("TRIED", str(ground.scratch / "tried"))
-    found = swept(ground, mode, 1, range(2), lambda line: None)
+    said: list[str] = []
+    found = swept(ground, mode, 1, range(2), said.append)
     assert found["failures"] == []
+    assert [line.split()[0] for line in said] == [f"{mode}:1:0", f"{mode}:1:1"]
     assert found["passed"] == found["landed"] >= 1
 
 
@@ -119,7 +121,9 @@ def test_a_bug_that_is_put_in_is_caught(ground: Ground, monkeypatch: pytest.Monk
 
 def test_a_kill_after_the_end_is_counted_as_not_landed_and_not_as_passed(ground: Ground) -> None:
     ground.seconds = ground.working = 1000.0
-    found = swept(ground, "group", 1, range(1), lambda line: None)
+    said: list[str] = []
+    found = swept(ground, "group", 1, range(1), said.append)
+    assert len(said) == 1 and said[0].startswith("  group:1:0 NOT LANDED (")
     assert (found["landed"], found["not_landed"], found["passed"], found["failed"]) == (0, _TRIES, 0, 0)
     assert total([found])["passed"] < total([found])["planned"]
 
