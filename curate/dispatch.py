@@ -6,8 +6,6 @@ workers may die, be killed, leave and join, and a scheduler that is lost is star
 
 import contextlib
 import os
-import shutil
-import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -20,6 +18,7 @@ from curate.clusters.preflight import Greeting, greet
 from curate.errors import ClusterError, CurateError
 from curate.one_task import Outcome, name_of, reported
 from curate.remedy import Died, Remedy, remedied
+from curate.scratch import Scratch
 from curate.task_round import Round, Running
 
 T = TypeVar("T")
@@ -55,7 +54,8 @@ class OnDask:
         folder: Path | None = None,
     ) -> None:
         self.launcher, self.listener, self.tell, self.note = launcher, listener, tell, note
-        self._given, self._folder = folder, folder
+        self._folder = folder
+        self._scratch: Scratch | None = None
         self.workers = launcher.workers
         self._client: Any = None
         self._greeting: Greeting | None = None
@@ -79,9 +79,9 @@ class OnDask:
         """Stop the workers; what they computed is on disk, so errors on the way out do not matter."""
         self._client, self._greeting = None, None
         self.launcher.close()
-        if self._folder is not None and self._given is None:
-            shutil.rmtree(self._folder, ignore_errors=True)
-            self._folder = None
+        if self._scratch is not None:
+            self._scratch.remove()
+            self._folder = self._scratch = None
 
     def alone(self, function: Callable[[T], R], item: T, label: str, remedy: Remedy | None) -> R:
         """The result of a task that is known to kill, while nothing else runs: without the rows that do it. ClusterError where it kills for another reason."""
@@ -249,7 +249,8 @@ class OnDask:
 
     def _place(self) -> Path:
         if self._folder is None:
-            self._folder = Path(tempfile.mkdtemp(prefix="curate-stacks-"))
+            self._scratch = Scratch("stacks")
+            self._folder = self._scratch.path
         self._folder.mkdir(parents=True, exist_ok=True)
         return self._folder
 

@@ -28,7 +28,6 @@ import selectors
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -38,6 +37,7 @@ from typing import Literal
 
 from curate.beat import beat
 from curate.errors import SafetyError
+from curate.scratch import Scratch
 
 Status = Literal["passed", "failed", "timed out", "out of memory", "refused"]
 
@@ -103,7 +103,7 @@ def run(program: Program, limits: Limits = Limits()) -> Outcome:
     nonce = secrets.token_hex(16).encode() + b"\n"
     texts = [text.encode("utf-8", "surrogatepass") for text in (program.code, program.tests)]
     request = b"".join(b"%012d" % len(text) + text for text in texts) + nonce
-    with tempfile.TemporaryDirectory(prefix="curate-sandbox-", ignore_cleanup_errors=True) as folder, contextlib.ExitStack() as ours:
+    with Scratch("sandbox") as folder, contextlib.ExitStack() as ours:
         started = time.monotonic()
         with contextlib.ExitStack() as theirs:
             (stdin, asking), (printed, stdout), (hearing, report) = (os.pipe() for _ in range(3))

@@ -2,7 +2,6 @@
 
 import math
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -33,6 +32,7 @@ from curate.progress import Progress
 from curate.recipe import Recipe, Runtime
 from curate.report.planned import Plan, Planned
 from curate.report.wording import size
+from curate.scratch import Scratch
 from curate.store import Store
 
 SCORED = (8, 16, 64, 256)  # rows of the pool in each rehearsal
@@ -55,8 +55,8 @@ def plan(recipe: Recipe, runtime: Runtime, folder: Path, *, price: float | None 
         raise ConfigError("growth: a plan does not foretell steps of growth, of which only the new rows are computed; leave growth out to plan the first pool")
     started, progress = time.monotonic(), Progress(None, quiet=quiet)
     try:
-        with tempfile.TemporaryDirectory(prefix="curate-plan-") as scratch:
-            made = _Planning(recipe, runtime, folder.absolute(), pick_device(runtime.device), Path(scratch), progress).plan(price)
+        with Scratch("plan") as scratch:
+            made = _Planning(recipe, runtime, folder.absolute(), pick_device(runtime.device), scratch, progress).plan(price)
     except KeyboardInterrupt:
         raise Interrupted("interrupted: the plan was not made, and nothing was computed of the run") from None
     finally:

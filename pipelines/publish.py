@@ -1,6 +1,5 @@
 """Publish: selections of a finished run, as a data set with its provenance, in a folder or on the Hub."""
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from curate.pipelines.publish_card import Where, card_of, model_name
 from curate.pipelines.publish_reasons import reasons
 from curate.pipelines.select import read_selection
 from curate.report.results import Results, SelectionRow
+from curate.scratch import Scratch
 from curate.store import Store
 
 ALL = "all"
@@ -55,8 +55,8 @@ def publish_folder(directory: Path, store: Path, wanted: Wanted, to: Path, *, ov
 def publish_hub(directory: Path, store: Path, wanted: Wanted, repository: str, *, public: bool) -> Pushed:
     """Push what is wanted of the run in `directory` to a Hub dataset, by way of a folder that is written, checked and removed."""
     check_repository(repository)
-    with tempfile.TemporaryDirectory(prefix="curate-export-") as scratch:
-        folder = export_folder(Path(scratch) / "export", gathered(directory, store, wanted))
+    with Scratch("export") as scratch:
+        folder = export_folder(scratch / "export", gathered(directory, store, wanted))
         return push_folder(folder, read_manifest(folder), repository, public=public)
 
 

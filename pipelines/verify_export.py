@@ -1,7 +1,6 @@
 """Verify an export, in a folder or on the Hub, without a GPU: its files, its rows against the data they came from, and its certificates."""
 
 import json
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +21,7 @@ from curate.pipelines.publish import pick
 from curate.pipelines.select import read_selection
 from curate.pipelines.verify_upstream import compared_with_pool
 from curate.recipe import Runtime, parse_recipe
+from curate.scratch import Scratch
 from curate.store import Store
 from curate.strict_yaml import load
 
@@ -58,8 +58,8 @@ def verify_export(place: str, given: Given) -> list[str]:
     if not place.startswith(HUB):
         return _verified(place, Path(place), given)
     name, _, revision = place.removeprefix(HUB).removeprefix("datasets/").partition("@")
-    with tempfile.TemporaryDirectory(prefix="curate-verify-") as scratch:
-        folder, commit = fetch(name, Path(scratch), revision or None)
+    with Scratch("verify") as scratch:
+        folder, commit = fetch(name, scratch, revision or None)
         return _verified(f"{name} at {commit[:12]}", folder, given)
 
 
@@ -113,8 +113,8 @@ def _selected_again(about: Manifest, given: Given) -> dict[str, Artifact]:
     if given.model is not None:
         settings["model"]["path"] = given.model
     recipe = parse_recipe(load(yaml.safe_dump(settings, sort_keys=False), "the recipe of the export"))
-    with tempfile.TemporaryDirectory(prefix="curate-verify-") as runs:
-        runtime = Runtime(store=given.store, runs=Path(runs), workers=1, device="cpu")
+    with Scratch("verify") as runs:
+        runtime = Runtime(store=given.store, runs=runs, workers=1, device="cpu")
         results = execute(recipe, runtime, given.data, until="select", command="", quiet=True)
     found = {}
     for chosen in (Chosen.model_validate_json(json.dumps(one)) for one in about["card"]["chosen"]):

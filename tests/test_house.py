@@ -101,6 +101,11 @@ def test_only_the_store_writes_files(trees: dict[str, ast.Module]) -> None:
     assert {path: found for path, tree in trees.items() if path not in MAY_WRITE and (found := writes(tree))} == {}
 
 
+def test_only_scratch_makes_folders_elsewhere_since_it_finds_those_of_the_dead(trees: dict[str, ast.Module]) -> None:
+    makers = ("mkdtemp", "mkstemp", "TemporaryDirectory", "TemporaryFile", "NamedTemporaryFile")
+    assert {path for path, tree in trees.items() if any(name.rsplit(".", 1)[-1] in makers for _, name in calls(tree))} == {"curate/scratch.py"}
+
+
 def test_nothing_unpickles_or_runs_the_code_of_a_file(trees: dict[str, ast.Module]) -> None:
     assert {path: found for path, tree in trees.items() if path not in MAY_RUN_CODE and (found := runs_foreign_code(tree))} == {}
 

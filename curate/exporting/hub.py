@@ -5,7 +5,6 @@ what a server said, so its text is never passed on. Requests that may be repeate
 parent, so the Hub refuses it where somebody was faster; and where its answer is lost, the head tells whether it arrived.
 """
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from curate.exporting.columns import stored_rows
 from curate.exporting.hub_requests import explained, quiet_client, repeated, status_of
 from curate.exporting.manifest import MANIFEST, Manifest, changed_files, ids_digest, parse_manifest
 from curate.exporting.names import check_repository
+from curate.scratch import Scratch
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -109,9 +109,9 @@ def _look(api: "HfApi", repository: str) -> Head | None:
             odd = sorted(names - _NEW)[0]
             raise ExportError(f"{repository} holds files that curate did not write, such as {ascii(odd)}; push to another name")
         return Head(info.sha, bool(info.private))
-    with tempfile.TemporaryDirectory(prefix="curate-hub-") as scratch:
+    with Scratch("hub") as scratch:
         try:
-            return Head(info.sha, bool(info.private), _manifest_at(api, repository, info.sha, Path(scratch)))
+            return Head(info.sha, bool(info.private), _manifest_at(api, repository, info.sha, scratch))
         except DataError:
             raise ExportError(f"{repository} holds no export of curate; push to another name") from None
         except IntegrityError as error:
@@ -177,9 +177,9 @@ def _downloaded(api: "HfApi", repository: str, commit: str, about: Manifest, to:
 
 def _read_back(api: "HfApi", repository: str, commit: str, about: Manifest) -> None:
     """ExportError unless this revision is the export: the manifest, every file's bytes, and the ids of every configuration in their order."""
-    with tempfile.TemporaryDirectory(prefix="curate-hub-") as scratch:
+    with Scratch("hub") as scratch:
         try:
-            folder = _downloaded(api, repository, commit, about, Path(scratch))
+            folder = _downloaded(api, repository, commit, about, scratch)
             there = parse_manifest((folder / MANIFEST).read_bytes(), repository)
         except (CurateError, OSError) as error:
             said = error if isinstance(error, CurateError) else type(error).__name__

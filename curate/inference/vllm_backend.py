@@ -8,10 +8,8 @@ PagedAttention", SOSP 2023.
 """
 
 import json
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from curate.errors import ConfigError, ModelError, NumericError
@@ -22,6 +20,7 @@ from curate.inference.sampling import Sampler
 from curate.inference.stops import Stops
 from curate.inference.vllm_process import VllmProcess, build
 from curate.model import LanguageModel, ModelHandle
+from curate.scratch import Scratch
 from curate.store import atomic_write
 
 Tokens = Sequence[int]
@@ -93,16 +92,16 @@ class Vllm:
         if adapters:
             start |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": min(one for one in RANKS if one >= rank)}
         self.process = VllmProcess(start, base.device)
-        self._scratch: tempfile.TemporaryDirectory[str] | None = None
+        self._scratch: Scratch | None = None
 
     def __enter__(self) -> "Vllm":
-        self._scratch = tempfile.TemporaryDirectory(prefix="curate-vllm-")
+        self._scratch = Scratch("vllm")
         return self
 
     def __exit__(self, *error: object) -> None:
         self.process.close()
         if self._scratch is not None:
-            self._scratch.cleanup()
+            self._scratch.remove()
 
     def adapter(self, name: str | None) -> tuple[str, int, str] | None:
         """What vLLM knows an adapter by, written down as PEFT would."""
@@ -111,7 +110,7 @@ class Vllm:
         if self._scratch is None:
             raise ModelError("vLLM's adapters are written down within `with`; use it so")
         number, folder = self._adapters[name]
-        path = Path(self._scratch.name) / str(number)
+        path = self._scratch.path / str(number)
         if not path.exists():
             settings = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "bias": "none", **folder.settings}
             atomic_write(path / "adapter_config.json", json.dumps(settings).encode())

@@ -7,7 +7,6 @@ import selectors
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -17,6 +16,7 @@ from typing import Any
 
 from curate.beat import beat
 from curate.errors import ConfigError, ModelError
+from curate.scratch import Scratch
 
 CHILD = (sys.executable, "-P", str(Path(__file__).resolve().with_name("vllm_child.py")))
 _ENDING = 10.0  # seconds in which it may end by itself
@@ -55,7 +55,7 @@ class VllmProcess:
         self._environment = {name: value for name, value in os.environ.items() if name != _SIZE} | _SETTINGS | _visible(device)
         self._patience, self._command = patience, command
         self._process: subprocess.Popen[bytes] | None = None
-        self._scratch: tempfile.TemporaryDirectory[str] | None = None  # where vLLM leaves files behind
+        self._scratch: Scratch | None = None  # where vLLM leaves files behind
 
     def exchange(self, message: Mapping[str, Any]) -> dict[str, Any]:
         """What it answers to a line; ModelError, in one line, where it fails, dies or takes too long, and it is then gone."""
@@ -85,11 +85,11 @@ class VllmProcess:
         if process.stdout is not None:
             process.stdout.close()
         if self._scratch is not None:
-            self._scratch.cleanup()
+            self._scratch.remove()
 
     def _start(self) -> None:
-        self._scratch = tempfile.TemporaryDirectory(prefix="curate-vllm-", ignore_cleanup_errors=True)
-        environment = {**self._environment, "TMPDIR": self._scratch.name}
+        self._scratch = Scratch("vllm")
+        environment = {**self._environment, "TMPDIR": str(self._scratch.path)}
         self._process = subprocess.Popen(
             list(self._command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment, start_new_session=True
         )
