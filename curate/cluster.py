@@ -31,8 +31,8 @@ _HANGS = (
 class InProcess:
     """Tasks one after the other in this process; `listener` hears how many are done.
 
-    A task that was begun twice and never ended may have killed its process: it then runs in a worker process of its own, where the rows that kill
-    are found. One that shows no sign of life for `deadline` seconds ends this process.
+    A task that was begun twice and never ended may have killed the processes that ran it: it then runs in a worker process of its own, where the rows
+    that kill are found. One that shows no sign of life for `deadline` seconds ends this process.
     """
 
     workers = 1
@@ -80,14 +80,14 @@ class InProcess:
 
 
 class Workers(OnDask):
-    """`OnDask`, with single tasks run in this process where it has what the workers have: no worker need start for them."""
+    """`OnDask`, with single tasks run in this process where it has what the workers have: no worker need start for them, unless a process died of one."""
 
     def map(self, function: Callable[[T], R], items: Sequence[T], *, label: str = "", remedy: Remedy | None = None) -> Generator[R, None, None]:
         if len(items) > 1 or not self.launcher.local:
             return super().map(function, items, label=label, remedy=remedy)
-        if remedy is not None and any(remedy.starts(item).exists() for item in items):  # begun by a process that did not live to its end
+        if remedy is not None and any(remedy.starts(item).exists() for item in items):
             return super().map(function, items, label=label, remedy=remedy)
-        return InProcess(self.listener, lambda: self, self.note).map(function, items, label=label, remedy=remedy)
+        return InProcess(self.listener, lambda: self, self.note, self.launcher.task_deadline).map(function, items, label=label, remedy=remedy)
 
 
 def cluster_of(
@@ -96,8 +96,9 @@ def cluster_of(
     tell: Tell = lambda message: None,
     note: Note = lambda event: None,
     folder: Path | None = None,
+    deadline: float = TASK_DEADLINE,
 ) -> InProcess | Workers:
-    """This process for one worker, worker processes on this machine for more."""
+    """This process for one worker, worker processes on this machine for more; `deadline` seconds without a sign of life end what runs a task."""
     if workers > 1:
-        return Workers(Laptop(workers), listener, tell, note, folder)
-    return InProcess(listener, lambda: OnDask(Laptop(1), tell=tell, note=note, folder=folder), note)
+        return Workers(Laptop(workers, task_deadline=deadline), listener, tell, note, folder)
+    return InProcess(listener, lambda: OnDask(Laptop(1, task_deadline=deadline), tell=tell, note=note, folder=folder), note, deadline)

@@ -66,7 +66,7 @@ class OnDask:
         self.listener(label, 0, len(items))
         ready: dict[int, R] = {}
         following = done = 0
-        with contextlib.closing(self._round(Round(function, items, label, deque(range(len(items)))), remedy)) as results:
+        with contextlib.closing(self._round(Round(function, items, label, deque(range(len(items))), remedy))) as results:
             for number, result in results:
                 ready[number] = result
                 done += 1
@@ -92,19 +92,19 @@ class OnDask:
         self.tell(f"{name_of(item, 0)} of {label or 'this round'} ended the process that ran it more than once; it runs apart, to see which rows do that")
         return remedied(function, item, remedy, apart)
 
-    def _round(self, tasks: Round, remedy: Remedy | None) -> Generator[tuple[int, Any], None, None]:
+    def _round(self, tasks: Round) -> Generator[tuple[int, Any], None, None]:
         try:
-            for number, result in self._each(tasks, remedy):
-                if remedy is not None:  # a process that worked alone may have begun this task, and have died
-                    remedy.starts(tasks.items[number]).unlink(missing_ok=True)
+            for number, result in self._each(tasks):
+                if tasks.remedy is not None:
+                    tasks.remedy.starts(tasks.items[number]).unlink(missing_ok=True)
                 yield number, result
         finally:
             tasks.give_back()
 
-    def _each(self, tasks: Round, remedy: Remedy | None) -> Iterator[tuple[int, Any]]:
+    def _each(self, tasks: Round) -> Iterator[tuple[int, Any]]:
         yield from self._finished(tasks)
         for number in sorted(tasks.suspects):
-            yield number, self.alone(tasks.function, tasks.items[number], tasks.label, remedy)
+            yield number, self.alone(tasks.function, tasks.items[number], tasks.label, tasks.remedy)
 
     def _finished(self, tasks: Round) -> Iterator[tuple[int, Any]]:
         """Run all tasks but those that kill, whatever happens to the cluster meanwhile."""

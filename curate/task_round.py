@@ -9,7 +9,9 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
+from curate.journal import JournalFile
 from curate.one_task import name_of
+from curate.remedy import Remedy
 
 _DEATHS = 2  # of its worker, after which a task is looked at on its own
 
@@ -46,6 +48,7 @@ class Round:
     items: Sequence[Any]
     label: str
     waiting: deque[int]
+    remedy: Remedy | None = None
     running: dict[str, Running] = field(default_factory=dict)  # by the worker's address
     deaths: Counter[int] = field(default_factory=Counter)
     suspects: list[int] = field(default_factory=list)
@@ -71,6 +74,8 @@ class Round:
         task.forget()
         self.deaths[task.number] += 1
         self.reason = task.death()
+        if self.remedy is not None:  # should the driver die too, the next one does not run this task in its own process
+            JournalFile(self.remedy.starts(self.items[task.number])).append({"start": self.deaths[task.number], "ended": self.reason})
         if self.deaths[task.number] < _DEATHS:
             self.waiting.append(task.number)
         else:

@@ -87,10 +87,11 @@ def _cluster(runtime: Runtime, device: str, directory: Path, progress: Progress)
     """This process, where one worker on this machine is enough; otherwise the workers of the profile, which see what this process sees."""
     workers, logs = workers_of(runtime, device), directory / "logs"
     heard = (progress.advance, progress.message, TaskLog(logs / "tasks.jsonl").note, logs)
-    if workers == 1 and isinstance(runtime.profile, LaptopProfile | None):
-        return cluster_of(1, *heard)
+    profile = runtime.profile or LaptopProfile()
+    if workers == 1 and isinstance(profile, LaptopProfile) and not profile.environment:
+        return cluster_of(1, *heard, deadline=profile.task_deadline)
     site = Site(runtime.store.absolute(), directory, device)
-    launcher = launcher_of(runtime.profile or LaptopProfile(), site, workers, insecure=runtime.insecure_cluster)
+    launcher = launcher_of(profile, site, workers, insecure=runtime.insecure_cluster)
     return Workers(launcher, *heard)
 
 

@@ -20,7 +20,7 @@ from curate.clusters.laptop import Laptop
 from curate.clusters.preflight import Greeting
 from curate.dispatch import OnDask
 from curate.errors import ClusterError, DataError
-from tests.fake_dask import FakeLauncher
+from tests.fake_dask import FakeClient, FakeFuture, FakeLauncher
 
 
 def square(item: int) -> tuple[int, int]:
@@ -237,6 +237,31 @@ def test_a_single_task_that_a_process_died_of_runs_on_a_worker_and_its_mark_goes
     assert not here.exists()
 
 
+def test_a_task_that_a_worker_died_of_is_not_begun_by_the_driver_that_comes_after(tmp_path: Path) -> None:
+    def interrupt(client: FakeClient, future: FakeFuture) -> None:
+        raise KeyboardInterrupt
+
+    cues = [lambda client, future: client.die(future), interrupt]
+    shards = [Shard("++", tmp_path), Shard("+", tmp_path / "other")]
+    shards[1].folder.mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        list(Workers(FakeLauncher(1, lambda client, future: cues.pop(0)(client, future)), folder=tmp_path).map(score, shards, remedy=Halving()))
+    assert json.loads((tmp_path / "shard.starts").read_text())["ended"] == "killed_worker" and not (tmp_path / "other" / "shard.starts").exists()
+    after = Workers(FakeLauncher(1, lambda client, future: future.end("finished"), local=True), folder=tmp_path)
+    assert list(after.map(score, shards[:1], remedy=Halving())) == [(2, None)] and len(after.launcher.clients) == 1  # type: ignore[attr-defined]
+    assert not (tmp_path / "shard.starts").exists()
+
+
+def test_a_single_task_that_hangs_ends_the_driver_when_it_would_end_a_worker(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    launcher = FakeLauncher(1, lambda client, future: future.end("finished"), local=True)
+    launcher.task_deadline = 0.6
+    if not (child := os.fork()):
+        list(Workers(launcher, folder=tmp_path).map(score, [Shard("+h", tmp_path)], remedy=Halving()))  # type: ignore[arg-type]
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == ClusterError.exit_code
+    assert "shows no sign of life for 1 s" in capfd.readouterr().err
+
+
 def test_an_error_does_not_count_as_a_death(tmp_path: Path) -> None:
     for _ in range(3):
         with pytest.raises(ZeroDivisionError):
@@ -250,6 +275,8 @@ def _divide(item: Shard) -> float:
 
 def test_one_worker_needs_no_cluster_and_more_start_only_when_there_is_work() -> None:
     assert isinstance(cluster_of(1), InProcess)
+    here = cluster_of(1, deadline=7.0)
+    assert isinstance(here, InProcess) and (here._deadline, here._apart().launcher.task_deadline) == (7.0, 7.0)
     lazy = cluster_of(4)
     assert list(lazy.map(square, [2])) == [(4, 1)]
     assert isinstance(lazy, Workers) and lazy._client is None

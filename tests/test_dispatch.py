@@ -4,6 +4,7 @@ import ast
 import random
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -231,8 +232,11 @@ def test_where_a_task_hung_is_kept_and_nothing_else_stays(tmp_path: Path) -> Non
     assert sorted(ended(events)) == ["done"] * 4 + ["hung_worker", "killed_worker"]
 
 
+@dataclass
 class Rows:
     """Tasks are ranges of rows."""
+
+    folder: Path
 
     def size(self, item: range) -> int:
         return len(item)
@@ -244,12 +248,14 @@ class Rows:
         return [row for number, row in enumerate(item) if number not in rows]
 
     def starts(self, item: range) -> Path:
-        return Path(f"/no/such/folder/{item.start}")
+        return self.folder / f"{item.start}.starts"
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 4), st.integers(1, 6), st.sets(st.integers(0, 47), max_size=3), st.integers(0, 2**32))
-def test_whatever_dies_every_row_is_in_one_result_in_order_but_for_those_that_kill(workers: int, tasks: int, bad: set[int], seed: int) -> None:
+def test_whatever_dies_every_row_is_in_one_result_in_order_but_for_those_that_kill(
+    tmp_path_factory: pytest.TempPathFactory, workers: int, tasks: int, bad: set[int], seed: int
+) -> None:
     drawn, items = random.Random(seed), [range(8 * number, 8 * number + 8) for number in range(tasks)]
     faults = iter(drawn.sample([0, 1, 2, 2, 3, 3, 4, 4], 8))  # two deaths by chance, which do not suffice for a row that is good
 
@@ -269,12 +275,13 @@ def test_whatever_dies_every_row_is_in_one_result_in_order_but_for_those_that_ki
             case _:
                 future.end("finished")
 
-    cluster = OnDask(FakeLauncher(workers, cue), folder=None)
+    cluster, folder = OnDask(FakeLauncher(workers, cue), folder=None), tmp_path_factory.mktemp("starts")
     try:
-        found = list(cluster.map(list, items, remedy=Rows()))  # type: ignore[arg-type]
+        found = list(cluster.map(list, items, remedy=Rows(folder)))  # type: ignore[arg-type]
     finally:
         cluster.close()
     assert found == [[row for row in item if row not in bad] for item in items]
+    assert list(folder.iterdir()) == []
 
 
 def waits(tree: ast.AST) -> Iterator[ast.Call]:

@@ -23,8 +23,6 @@ class Laptop(Started):
     `memory` is what each may take in Dask's notation, for its dashboard; nothing is stopped for taking more.
     """
 
-    local = True
-
     def __init__(
         self,
         workers: int,
@@ -37,6 +35,7 @@ class Laptop(Started):
     ) -> None:
         super().__init__(workers, site, worker_timeout, task_deadline)
         self._memory, self._environment = memory, dict(environment or {})
+        self.local = not self._environment
 
     def environments(self) -> list[dict[str, str]]:
         """The variables of each worker."""

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from curate.cluster import InProcess, Workers
 from curate.clusters.certificates import Certificates, made
 from curate.clusters.chosen import launcher_of, shown, with_workers
 from curate.clusters.kubernetes import manifest
@@ -16,6 +17,9 @@ from curate.clusters.settings import KINDS, KubernetesProfile, LaptopProfile, Sl
 from curate.clusters.site import Site
 from curate.clusters.slurm import job_options, lifetime
 from curate.errors import ConfigError, SafetyError
+from curate.pipelines.launch import _cluster
+from curate.progress import Progress
+from curate.recipe import Runtime
 from curate.strict_yaml import load
 
 
@@ -166,3 +170,16 @@ def test_the_command_line_changes_the_number_of_workers() -> None:
     assert launcher_of(with_workers(adaptive, 3), Site(), 1).workers == 3
     with pytest.raises(ConfigError, match="workers_per_host"):
         with_workers(SshProfile(hosts=["a"]), 2)
+
+
+def test_one_worker_on_this_machine_is_this_process_unless_the_profile_gives_it_variables(tmp_path: Path) -> None:
+    def cluster(text: str) -> InProcess | Workers:
+        runtime = Runtime(store=tmp_path / "store", profile=parse_profile(load(text, "p.yaml")))
+        return _cluster(runtime, "cpu", tmp_path, Progress(None, quiet=True))
+
+    alone = cluster("kind: laptop\nworkers: 1\ntask_deadline: 7")
+    assert isinstance(alone, InProcess) and alone._deadline == 7.0
+    apart = cluster("kind: laptop\nworkers: 1\nenvironment: {HF_HOME: /models}")
+    assert isinstance(apart, Workers) and not apart.launcher.local
+    several = cluster("kind: laptop\nworkers: 2")
+    assert isinstance(several, Workers) and several.launcher.local
