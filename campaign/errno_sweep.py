@@ -1,13 +1,14 @@
 """Refuse an experiment every operation on the file system in turn, look at what the user is told, mend it, and run the same command again.
 
-    python -m campaign.errno_sweep [--stage S|all] [--errno ENOSPC|EDQUOT|EFBIG|EIO|EACCES|EROFS|all] [--lasting no|yes|both] [--only N] [--limit N] ...
+    python -m campaign.errno_sweep [--stage S|all] [--errno ENOSPC|EDQUOT|EFBIG|EIO|EACCES|EROFS|all|turns] [--lasting no|yes|both] [--only N] [--limit N] ...
 
 For each stage, errno and operation n that it can hit, a forked child types the stage's command, and operation n fails with that errno: once, or it and
 all later ones, as on a disk that stays full. A write that takes space leaves half of its bytes. A trial passes if the command ends with exit code 7
 and has printed one line, which names a path and says what to do, or if it ended well although operation n is one of `MAY_FAIL`; if no file stands under
 a final name unless it is whole; and if the same command, typed again without the fault, ends with the bytes of a run that nothing disturbed and leaves
-nothing temporary. `--limit` is per stage, errno and persistence. An errno is raised in the place of the call: what a real disk does is in
-campaign/disk_full.py.
+nothing temporary. `--limit` is per stage, errno and persistence. `turns` is every operation once: each has the errno that came least
+often so far of those that can hit it, once or lasting, which takes a twelfth of the time of all. An errno is raised in the place of the call: what a
+real disk does is in campaign/disk_full.py.
 """
 
 import argparse
@@ -68,9 +69,26 @@ def _survived(hit: dict[str, Any], place: Path, reference: dict[str, str]) -> li
 
 def trials(sweep: Sweep, given: argparse.Namespace) -> Iterator[Verdict]:
     """The verdicts for every errno that is asked for, once and lasting."""
-    modes = get_args(fault.Refusal) if given.errno == "all" else [given.errno]
-    for mode, lasting in itertools.product(modes, {"no": [False], "yes": [True], "both": [False, True]}[given.lasting]):
-        yield from (sweep.tried(partial(_judged, sweep, at, mode, lasting)) for at in sweep.planned(mode, given.limit, given.only))
+    modes = [given.errno] if given.errno in get_args(fault.Refusal) else get_args(fault.Refusal)
+    ways = list(itertools.product(modes, {"no": [False], "yes": [True], "both": [False, True]}[given.lasting]))
+    every = [[(at, *way) for at in sweep.planned(way[0], 0, given.only)] for way in ways]
+    plan = [in_turn(sweep.operations, ways)] if given.errno == "turns" else every
+    for part in plan:
+        count = min(given.limit, len(part)) if given.limit else len(part)
+        for at, mode, lasting in (part[place * len(part) // count] for place in range(count)):
+            yield sweep.tried(partial(_judged, sweep, at, mode, lasting))
+
+
+def in_turn(operations: Sequence[dict[str, Any]], ways: Sequence[tuple[fault.Refusal, bool]]) -> list[tuple[int, fault.Refusal, bool]]:
+    """Every operation that can be refused, each in the way that came least often so far of those that can hit it."""
+    found, came = [], dict.fromkeys(ways, 0)
+    for one in operations:
+        able = [way for way in ways if fault.hits(way[0], one["name"])]
+        if able:
+            way = min(able, key=came.__getitem__)
+            came[way] += 1
+            found.append((one["number"], *way))
+    return found
 
 
 def _judged(sweep: Sweep, at: int, mode: fault.Refusal, lasting: bool, place: Path) -> Verdict:
@@ -80,10 +98,10 @@ def _judged(sweep: Sweep, at: int, mode: fault.Refusal, lasting: bool, place: Pa
 def main(arguments: Sequence[str] | None = None) -> int:
     limits = "at most N trials per stage, errno and persistence, evenly spread"
     parser = options(__doc__, only="replay the trial at operation N of one stage and errno", limit=limits, seed="of the rows and of the training")
-    parser.add_argument("--errno", choices=(*get_args(fault.Refusal), "all"), default="all")
+    parser.add_argument("--errno", choices=(*get_args(fault.Refusal), "all", "turns"), default="all")
     parser.add_argument("--lasting", choices=("no", "yes", "both"), default="both", help="whether the errno comes once, or stays until the run ends")
     given = parser.parse_args(arguments)
-    if given.only and "all" in (given.stage, given.errno):
+    if given.only and (given.stage == "all" or given.errno in ("all", "turns")):
         parser.error("--only needs --stage and --errno")
     settings, found = recipe(given.seed, given.rows), {}
     with ground(settings) as (scratch, start):

@@ -51,7 +51,7 @@ TIERS: dict[str, list[tuple[str, str]]] = {
     "release": [
         ("crash_sweep", ""),
         ("crash_sweep", "--mode torn"),
-        ("errno_sweep", "--limit 8"),
+        ("errno_sweep", ""),
         ("power_loss", ""),
         ("disk_full", ""),
         ("crash_random", "--trials 100"),

@@ -13,7 +13,7 @@ import curate.folders
 import curate.locks
 import curate.store
 from campaign.crash_sweep import Sweep
-from campaign.errno_sweep import judged, told
+from campaign.errno_sweep import in_turn, judged, told
 from campaign.trial import Ended, Verdict
 from curate import fault
 from curate.errors import DiskError
@@ -57,6 +57,17 @@ def test_any_operation_may_be_refused_once_or_for_good(tmp_path: Path, mode: fau
     found = verdicts(tmp_path, mode, lasting, limit)
     assert [one for one in found if one.wrong or not one.landed] == [] and len(found) >= least
     assert all(" unlock " in f" {one.operation} " for one in found if one.survived)
+
+
+def test_in_turns_every_operation_is_refused_once_and_every_errno_comes() -> None:
+    names = ["mkdir", "write", "fsync", "rename", "unlink"] * 30
+    operations = [{"number": number, "name": name} for number, name in enumerate(names, 1)]
+    ways = [(mode, lasting) for mode in get_args(fault.Refusal) for lasting in (False, True)]
+    found = in_turn(operations, ways)
+    assert [number for number, _, _ in found] == list(range(1, 151))
+    assert {(mode, lasting) for _, mode, lasting in found} == set(ways)
+    assert all(fault.hits(mode, names[number - 1]) for number, mode, _ in found)
+    assert in_turn(operations, [("EFBIG", False)]) == [(number, "EFBIG", False) for number in range(2, 151, 5)]
 
 
 def quiet(path: Path, data: bytes, *, below: Path | None = None) -> str:
