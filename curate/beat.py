@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from curate.errors import ClusterError
+from curate.folders import refusals
 
 _EVERY = 0.5  # seconds between two settings of the clock: each starts a thread
 _GRACE = 10.0  # seconds in which a thread of this interpreter may say why the process ends, if the interpreter is free
@@ -37,7 +38,8 @@ def beat() -> None:
 def watched(seconds: float, stacks: Path) -> Iterator[None]:
     """From the first beat in this block on, the process ends when none comes for `seconds`; where it stood is then in the file `stacks`."""
     global _clock, _set
-    handle = os.open(stacks, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with refusals(stacks):
+        handle = os.open(stacks, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     _clock, _set = (seconds, handle), -_EVERY
     try:
         yield
@@ -45,7 +47,8 @@ def watched(seconds: float, stacks: Path) -> Iterator[None]:
         _clock = None
         faulthandler.cancel_dump_traceback_later()
         os.close(handle)
-        stacks.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a temporary name, which the next run removes
+            stacks.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from curate.clusters.started import TASK_DEADLINE
 from curate.dispatch import Listener, Note, OnDask, Tell
 from curate.journal import JournalFile
 from curate.one_task import name_of, one_thread
-from curate.remedy import Remedy
+from curate.remedy import Remedy, forget_start
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -73,7 +73,7 @@ class InProcess:
             finally:
                 cluster.close()
         finally:
-            file.unlink(missing_ok=True)  # an error ends a task too; what kills the process does not come here
+            forget_start(file)  # an error ends a task too; what kills the process does not come here
 
     def close(self) -> None:
         """Nothing to stop."""

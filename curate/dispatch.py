@@ -16,8 +16,9 @@ from typing import Any, TypeVar, cast
 from curate.clusters.launcher import Launcher
 from curate.clusters.preflight import Greeting, greet
 from curate.errors import ClusterError, CurateError
+from curate.folders import refusals
 from curate.one_task import Outcome, name_of, reported
-from curate.remedy import Died, Remedy, remedied
+from curate.remedy import Died, Remedy, forget_start, remedied
 from curate.scratch import Scratch
 from curate.task_round import Round, Running
 
@@ -96,7 +97,7 @@ class OnDask:
         try:
             for number, result in self._each(tasks):
                 if tasks.remedy is not None:
-                    tasks.remedy.starts(tasks.items[number]).unlink(missing_ok=True)
+                    forget_start(tasks.remedy.starts(tasks.items[number]))
                 yield number, result
         finally:
             tasks.give_back()
@@ -251,7 +252,8 @@ class OnDask:
         if self._folder is None:
             self._scratch = Scratch("stacks")
             self._folder = self._scratch.path
-        self._folder.mkdir(parents=True, exist_ok=True)
+        with refusals(self._folder, "make"):
+            self._folder.mkdir(parents=True, exist_ok=True)
         return self._folder
 
 

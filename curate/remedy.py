@@ -38,6 +38,12 @@ class Remedy(Protocol):
         """The file in which a process that works alone notes that it began this task; gone once it is done."""
 
 
+def forget_start(file: Path) -> None:
+    """Remove the note that a task was begun. Where that is refused it stays: who finishes the artifact removes it then, or says that it cannot."""
+    with contextlib.suppress(OSError):
+        file.unlink(missing_ok=True)
+
+
 def remedied(function: Callable[[T], R], item: T, remedy: Remedy | None, alone: Callable[[Callable[[T], R], T], R]) -> R:
     """The task's result, without the rows that kill; `alone` runs a task while nothing else runs, and raises Died.
 

@@ -2,11 +2,16 @@
 
 import itertools
 import math
+from pathlib import Path
+from typing import cast
 
 import pytest
 
-from curate.errors import ClusterError
-from curate.remedy import Died, culprits, remedied
+from curate.cluster import InProcess
+from curate.dispatch import OnDask
+from curate.errors import ClusterError, DataError
+from curate.remedy import Died, Remedy, culprits, remedied
+from tests.fake_dask import FakeLauncher
 
 
 @pytest.mark.parametrize("size", range(1, 9))
@@ -96,3 +101,32 @@ def test_where_everything_kills_the_search_ends_early_and_no_row_is_blamed() -> 
 def test_what_cannot_be_taken_apart_is_one_sentence() -> None:
     with pytest.raises(ClusterError, match="kills every worker process.*killed_worker"):
         remedied(str, "x", None, _alone)
+
+
+class Noted:
+    """Notes of begun tasks lie in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def starts(self, item: str) -> Path:
+        return self.folder / "word.starts"
+
+
+def _shout(item: str) -> str:
+    if not item:
+        raise DataError("there is no word; write one")
+    return item.upper()
+
+
+def test_a_note_that_cannot_be_removed_neither_fails_a_task_nor_hides_its_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(path: Path, missing_ok: bool = False) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "unlink", refused)
+    remedy = cast("Remedy", Noted(tmp_path))
+    assert list(InProcess().map(_shout, ["word"], remedy=remedy)) == ["WORD"]
+    with pytest.raises(DataError, match="there is no word"):
+        list(InProcess().map(_shout, [""], remedy=remedy))
+    on_workers = OnDask(FakeLauncher(1, lambda client, future: future.end("finished")), folder=tmp_path)
+    assert list(on_workers.map(_shout, ["word", "other"], remedy=remedy)) == ["WORD", "OTHER"]
