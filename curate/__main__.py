@@ -3,6 +3,10 @@
 import contextlib
 import os
 import sys
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from curate.errors import CurateError
 
 
 def main() -> None:
@@ -16,22 +20,35 @@ def main() -> None:
     try:
         app(args=[argument for argument in sys.argv[1:] if argument != "--debug"], standalone_mode=True)
     except CurateError as error:
-        import traceback
-
-        from curate.error_pages import pointer
-        from curate.report.wording import visible
-
-        said = "".join(traceback.format_exception(error)).rstrip() if debug else error if isinstance(error, Interrupted) else f"error: {error}"
-        print(visible(said, keep="\n"), file=sys.stderr)  # names of files and columns may hold what steers a terminal
-        if sys.stderr.isatty() and not isinstance(error, Interrupted):
-            print(pointer(error.exit_code), file=sys.stderr)
-        sys.exit(error.exit_code)
+        _end(error, debug=debug)
     except KeyboardInterrupt:  # outside of what a command does: while it loads, or on its way out
         print("interrupted: everything finished so far is kept; run the same command again to go on", file=sys.stderr)
         sys.exit(Interrupted.exit_code)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except OSError as error:
+        from curate.folders import unforeseen
+
+        if (refused := unforeseen(error)) is None:
+            raise
+        refused.__cause__ = error
+        _end(refused, debug=debug)
+
+
+def _end(error: "CurateError", *, debug: bool) -> NoReturn:
+    """Say what is wrong in one line, or with its traceback, and leave with its exit code."""
+    import traceback
+
+    from curate.error_pages import pointer
+    from curate.errors import Interrupted
+    from curate.report.wording import visible
+
+    said = "".join(traceback.format_exception(error)).rstrip() if debug else error if isinstance(error, Interrupted) else f"error: {error}"
+    print(visible(said, keep="\n"), file=sys.stderr)  # names of files and columns may hold what steers a terminal
+    if sys.stderr.isatty() and not isinstance(error, Interrupted):
+        print(pointer(error.exit_code), file=sys.stderr)
+    sys.exit(error.exit_code)
 
 
 def main_of_module() -> None:

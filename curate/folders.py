@@ -30,6 +30,13 @@ def disk_error(path: Path, error: OSError, doing: str = "write") -> DiskError:
     return DiskError(f"cannot {doing} {path}: {error.strerror or error}; {joined}run the same command again")
 
 
+def unforeseen(error: OSError) -> DiskError | None:
+    """A refusal that nothing on its way was ready for, as one line too; None where the error is no refusal of a disk, or names no file."""
+    if error.errno not in {*_MENDS, errno.ENOSPC} - {errno.ENOENT} or not isinstance(error.filename, str):
+        return None
+    return disk_error(Path(error.filename), error, "use")
+
+
 @contextlib.contextmanager
 def refusals(path: Path, doing: str = "write") -> Iterator[None]:
     """What the file system refuses within the block is a DiskError about this path."""

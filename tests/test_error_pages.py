@@ -1,11 +1,13 @@
 """Every exit code has its section, the section tells no lies about commands and keys, and an error at a terminal points to it."""
 
+import errno
 import importlib.metadata
 import os
 import pty
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from email.message import Message
 from pathlib import Path
 from typing import Any
@@ -83,3 +85,30 @@ def test_where_the_package_names_a_site_the_pointer_is_a_link_too(monkeypatch: p
     assert pointer(3) == "what helps: curate errors data"
     named["Project-URL"] = "Documentation, https://example.org/docs/"
     assert pointer(3) == "what helps: curate errors data, or https://example.org/docs/errors/#3-data"
+
+
+def _raises(error: Exception) -> Callable[..., None]:
+    def app(**settings: Any) -> None:
+        raise error
+
+    return app
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO])
+def test_a_refusal_of_the_disk_that_nothing_was_ready_for_is_one_line_too(
+    command_line: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: int
+) -> None:
+    monkeypatch.setattr("curate.cli.app", _raises(OSError(number, os.strerror(number), "/somewhere/file")))
+    assert command_line("list") == 7
+    assert re.fullmatch(rf"error: cannot use /somewhere/file: {os.strerror(number)}; .+ and run the same command again\n", capsys.readouterr().err)
+    assert command_line("list", "--debug") == 7
+    assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "error", [OSError("no number"), OSError(errno.ENOSPC, "no name"), OSError(errno.ENOENT, "gone", "/a"), TimeoutError(110, "late", "/a")]
+)
+def test_other_errors_of_the_system_are_not_taken_for_one(command_line: Callable[..., int], monkeypatch: pytest.MonkeyPatch, error: OSError) -> None:
+    monkeypatch.setattr("curate.cli.app", _raises(error))
+    with pytest.raises(type(error)):
+        command_line("list")
