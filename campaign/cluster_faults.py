@@ -14,8 +14,9 @@ poison     one to three rows that kill, crash, exit, hang or eat memory, on two 
 alone      the same in a single process, which is started until it ends well
 late       no worker for a while, then some; or none at all, which must end with exit code 6 in time
 
-A trial passes if its faults landed, the command ends as it should, every file is as in the reference run, exactly the rows that do harm are set aside,
-each with its reason, `curate verify` accounts for all rows by id, and no process is left. Faults that did not land are counted, and are not passes.
+A trial whose faults came too late is drawn anew. It passes if they landed, the command ends as it should, every file is as in the reference run,
+exactly the rows that do harm are set aside, each with its reason, `curate verify` accounts for all rows by id, and no process is left. Faults that
+did not land are counted, and are not passes.
 """
 
 import argparse
@@ -36,6 +37,7 @@ from campaign.cluster_faults_acts import ACTS
 from campaign.cluster_faults_ground import Ground, Trial
 
 KINDS = tuple(ACTS)
+_TRIES = 3  # of a trial whose faults came too late
 
 
 @dataclass(frozen=True)
@@ -56,11 +58,11 @@ class Outcome:
         return not self.wrong and self.landed >= self.planned
 
 
-def tried(ground: Ground, kind: str, number: int) -> Outcome:
-    """One trial in a folder of its own."""
+def tried(ground: Ground, kind: str, number: int, attempt: int = 0) -> Outcome:
+    """One trial in a folder of its own; another attempt draws other faults and moments."""
     began, (size, act) = time.monotonic(), ACTS[kind]
-    name = f"{kind}-{number}"
-    trial = Trial(ground, kind, number, size, ground.lay(name, size), random.Random(f"{ground.seed} {kind} {number}"))
+    again = f"-{attempt}" if attempt else ""
+    trial = Trial(ground, kind, number, size, ground.lay(f"{kind}-{number}{again}", size), random.Random(f"{ground.seed} {kind} {number}{again}"))
     try:
         act(trial)
         trial.over()
@@ -76,7 +78,7 @@ def tried(ground: Ground, kind: str, number: int) -> Outcome:
 def counts(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """Trials planned, those whose faults all landed, passed and failed; executions and deaths of tasks where they were counted."""
     landed = sum(one.landed >= one.planned for one in outcomes)
-    figures = {name: sum(one.figures.get(name, 0) for one in outcomes) for name in sorted({name for one in outcomes for name in one.figures})}
+    figures = {name: round(sum(one.figures.get(name, 0) for one in outcomes), 1) for name in sorted({name for one in outcomes for name in one.figures})}
     return {
         "planned": len(outcomes),
         "landed": landed,
@@ -93,7 +95,11 @@ def swept(ground: Ground, kind: str, numbers: Sequence[int], say: Callable[[str]
     """Trials of one kind."""
     outcomes = []
     for number in numbers:
-        one = tried(ground, kind, number)
+        for attempt in range(_TRIES):
+            one = tried(ground, kind, number, attempt)
+            if one.wrong or one.landed >= one.planned:
+                break
+            say(f"  {kind}:{number} {one.landed} of {one.planned} faults landed, the command had ended ({one.story}; {one.seconds} s)")
         outcomes.append(one)
         word = "passed" if one.passed else f"FAILED: {one.wrong[0]}" if one.wrong else f"NOT LANDED ({one.landed} of {one.planned})"
         say(f"  {kind}:{number} {word} ({one.story}; {one.seconds} s)")

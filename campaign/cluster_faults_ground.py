@@ -169,7 +169,7 @@ class Trial:
 
     @property
     def marks(self) -> Path:
-        return self.ground.scratch / f"marks-{self.kind}-{self.number}"
+        return self.ground.scratch / f"marks-{self.place.name}"
 
     def started(self, workers: int, poison: Mapping[str, str] | None = None, *, profile: Path | None = None, ttl: str = "") -> Running:
         """The command under way."""

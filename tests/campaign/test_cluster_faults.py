@@ -112,6 +112,19 @@ def test_faults_that_did_not_land_are_no_passes() -> None:
     assert (found["planned"], found["landed"], found["not_landed"], found["passed"], found["failed"]) == (3, 2, 1, 1, 1)
 
 
+def test_a_trial_whose_faults_came_too_late_is_drawn_anew_and_counts_as_not_landed_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    landed, attempts, said = iter([1, 3, 2, 2, 2]), [], list[str]()
+
+    def tried(ground: Ground, kind: str, number: int, attempt: int) -> Outcome:
+        attempts.append((number, attempt))
+        return Outcome(kind, number, 3, next(landed), "", [], 1.0)
+
+    monkeypatch.setattr("campaign.cluster_faults.tried", tried)
+    found = swept(None, "worker", [0, 1], said.append)  # type: ignore[arg-type]
+    assert [one.passed for one in found] == [True, False] and attempts == [(0, 0), (0, 1), (1, 0), (1, 1), (1, 2)]
+    assert sum("had ended" in line for line in said) == 4 and said[-1].startswith("  worker:1 NOT LANDED (2 of 3)")
+
+
 def test_every_deed_and_every_kind_has_its_turn() -> None:
     assert {DEEDS[number % len(DEEDS)] for number in range(12)} == set(DEEDS)
     assert set(ACTS) == {"worker", "task", "driver", "scheduler", "nanny", "freeze", "frozen", "poison", "alone", "late"}
