@@ -15,11 +15,13 @@ from typing import Any
 
 from curate import fault
 from curate.errors import IntegrityError
+from curate.journal import JournalFile
 from curate.store import file_digest, verify
 
 Work = Callable[[Path], None]
 _OWN_NAME = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8,32}\.(tmp|part|old)")  # what is being written, or was, under a name of its own
 _TIMED = re.compile(r"(.*/)?(built\.json|run\.json|results\.json|report\.(md|html)|tables/.*)")  # hold seconds, so only their names are compared
+_GROWING = ".starts"  # the end of names of journals, of the small experiment
 _KEPT_APART = re.compile(r"(.*/)?(\.lock|[^/]*\.lock|log\.jsonl|logs(/tasks\.jsonl)?)")  # no stage reads these back
 
 _MOST_SECONDS = 300  # that a child may take; then SIGALRM ends it, which is a failure
@@ -174,11 +176,22 @@ def not_whole(place: Path) -> list[str]:
 
 
 def half_made(place: Path, before: dict[str, str], operations: list[dict[str, Any]]) -> list[str]:
-    """Files that stand under a final name with bytes that neither were there `before` nor are the whole of what was to be written."""
+    """Files that stand under a final name with bytes that neither were there `before` nor are the whole of what was to be written; journals may be cut."""
     known = {(final_name(Path(name)), digest) for name, digest in before.items()}
     known |= {(final_name(Path(one["path"]).relative_to(place)), one["digest"]) for one in operations if one["digest"] is not None}
-    wrong = [f"{name} is visible, but not whole" for name, digest in whole_files(place).items() if (final_name(Path(name)), digest) not in known]
-    return wrong + not_whole(place)
+    unknown = [name for name, digest in whole_files(place).items() if (final_name(Path(name)), digest) not in known]
+    return [f"{name} is visible, but not whole" for name in unknown if not _grown(place / name)] + not_whole(place)
+
+
+def _grown(path: Path) -> bool:
+    """Whether this is a journal, which grows in its place, with nothing in it but whole lines, of which the last may have been cut short."""
+    if not path.name.endswith(_GROWING):
+        return False
+    try:
+        JournalFile(path).entries()
+    except IntegrityError:
+        return False
+    return True
 
 
 def final_name(path: Path) -> str:

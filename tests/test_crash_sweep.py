@@ -14,7 +14,7 @@ import curate.intact
 import curate.locks
 import curate.store
 from campaign.crash_sweep import Sweep, counted, swept
-from campaign.trial import Verdict
+from campaign.trial import Verdict, half_made
 from curate import fault
 from curate.store import Request, Store, Workspace, atomic_write, canonical, digest, locked
 
@@ -168,3 +168,11 @@ def test_a_failure_is_said_when_it_comes_and_progress_once_a_minute(monkeypatch:
 
     found = counted(verdicts(), said.append)
     assert (found["planned"], found["landed"], found["not_landed"], found["passed"], found["failed"]) == (3, 2, 1, 1, 1)
+
+
+@pytest.mark.parametrize(("left", "wrong"), [(b"", False), (b'{"start":0}\n', False), (b'{"start":0}\n{"st', False), (b'{"sta\n', True)])
+def test_a_journal_may_be_cut_short_and_no_other_file(tmp_path: Path, left: bytes, wrong: bool) -> None:
+    (tmp_path / "shard.starts").write_bytes(left)
+    assert half_made(tmp_path, {}, []) == (["shard.starts is visible, but not whole"] if wrong else [])
+    (tmp_path / "shard").write_bytes(left)
+    assert "shard is visible, but not whole" in half_made(tmp_path, {}, [])
