@@ -58,7 +58,7 @@ class Scratch:
 def _held(holder: Path) -> int:
     handle = os.open(holder, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with contextlib.suppress(OSError):  # where files cannot be locked, a folder that is left stays
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.write(handle, _machine())  # not before, for then it would look as if it was left
     return handle
 

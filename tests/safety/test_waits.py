@@ -16,6 +16,7 @@ REQUESTS = {"get", "post", "put", "delete", "head", "request", "patch"}
 ENDS = {
     "curate/sandbox.py: process.wait": "the process has been killed with its group just before",
     "curate/locks.py: fcntl.flock": "LOCK_NB: it never waits",
+    "curate/scratch.py: fcntl.flock": "LOCK_NB: it never waits",
     "curate/train.py: ranks.wait": "collective operations of torch.distributed have a timeout, see curate/training/joint.py",
     "curate/training/joint.py: PartialState().wait_for_everyone": "collective operations have the timeout that PartialState is given",
     "pipelines/joint.py: subprocess.run": "a process that hangs leaves the others in a collective operation, whose timeout ends all of them",
