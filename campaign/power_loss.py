@@ -1,14 +1,15 @@
 """Cut the power of an experiment at every operation on the file system, run the same command again, and compare with a run that nothing disturbed.
 
-    python -m campaign.power_loss [--stage S|all] [--draws N] [--only N] [--limit N] [--seed S] [--out r.json]
+    python -m campaign.power_loss [--stage S|all] [--draws N] [--turns] [--only N] [--limit N] [--seed S] [--out r.json]
 
 No power is cut: a run of each stage is noted, every write with its bytes, and campaign/durable.py, which says what it takes a file system to be, works out
-what a cut just before operation n may leave: files that were not flushed empty, torn, or zeros; names that were not flushed absent, or there without
-others that came earlier. Of each moment three ways are always looked at (nothing that was not flushed; all names and no bytes; all bytes and no names) and
-`--draws` more by chance. A trial lays that out, and passes if every artifact under a final name is whole, no file is gone whose name was flushed before, and
-the same command ends with the bytes of the reference run and leaves nothing temporary. After the last operation, where the command has ended well, all that
-it made has to be there already. Ways that leave the same files are tried once. The notes are checked: played back to the end they give the files that
-are really there, so that no write goes past them, and whatever they say is flushed has to be flushed then, so that no flush is announced only.
+what a cut just before operation n may leave: files that were not flushed empty, torn, or zeros; names that were not flushed absent, or there without others
+that came earlier. Of each moment three ways are always looked at (nothing that was not flushed; all names and no bytes; all bytes and no names) and `--draws`
+more by chance. A trial lays that out, and passes if every artifact under a final name is whole, no file is gone whose name was flushed before, and the same
+command ends with the bytes of the reference run and leaves nothing temporary. After the last operation, where the command has ended well, all that it made
+has to be there already. Ways that leave the same files are tried once; `--turns` tries one way at each moment, in turn. The notes are checked: played back to
+the end they give the files that are really there, so that no write goes past them, and whatever they say is flushed has to be flushed then, so that no flush
+is announced only.
 """
 
 import shutil
@@ -66,13 +67,14 @@ class Cuts:
         if wrong:
             raise SystemExit(f"what was noted is not what was done, so the trials mean nothing: {', '.join(wrong[:5])}")
 
-    def verdicts(self, planned: Sequence[int], count: int, seed: int) -> Iterator[Verdict]:
-        """One for every way at every moment; a way that leaves what another one left has its verdict."""
+    def verdicts(self, planned: Sequence[int], count: int, seed: int, *, turns: bool = False) -> Iterator[Verdict]:
+        """One for every way at every moment, or, in `turns`, for the next way at each; a way that leaves what another one left has its verdict."""
         known: dict[str, Verdict] = {}
-        for number, disk, flushed in self.moments(planned):
+        for place, (number, disk, flushed) in enumerate(self.moments(planned)):
             after = number > len(self.operations)
             what = "after the last operation" if after else "{name} {path}".format(**self.operations[number - 1]).replace(str(self.reference), "")
-            for name, luck, cut in draws(count, np.random.Generator(np.random.Philox(key=[seed, number]))):
+            ways = list(draws(count, np.random.Generator(np.random.Philox(key=[seed, number]))))
+            for name, luck, cut in [ways[place % len(ways)]] if turns else ways:
                 left = disk.left(luck, cut)
                 state = digest(repr([sorted(left.items()), sorted(flushed), after]).encode())
                 self.same += state in known
@@ -131,13 +133,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     limits = "at most N moments per stage, evenly spread, the last one included"
     parser = options(__doc__, only="replay the trials at operation N of one stage", limit=limits, seed="of the rows, the training and chance")
     parser.add_argument("--draws", type=int, default=2, metavar="N", help="ways by chance at each moment, besides the three")
+    parser.add_argument("--turns", action="store_true", help="one way at each moment, the next one at the next")
     given = parser.parse_args(arguments)
     if given.only and given.stage == "all":
         parser.error("--only needs --stage")
     settings, found = recipe(given.seed, given.rows), {}
     with ground(settings) as (scratch, start):
         for stage, cuts in each(given.stage, scratch, start, lambda stage, start, folder: Cuts(work_of(stage, settings), start, folder)):
-            verdicts = cuts.verdicts(cuts.planned(given.limit, given.only), given.draws, given.seed)
+            verdicts = cuts.verdicts(cuts.planned(given.limit, given.only), given.draws, given.seed, turns=given.turns)
             found[stage] = counted(verdicts, lambda line: print(line, flush=True))
             found[stage]["alike"] = cuts.same
             print(f"{stage}: {counts(found[stage])}, {cuts.same} of them alike", flush=True)

@@ -95,6 +95,9 @@ def test_one_moment_is_replayed_and_a_limit_takes_the_last_one_in(tmp_path: Path
     last = len(cuts.operations) + 1
     assert cuts.planned(0, 7) == [7] and cuts.planned(3, 0)[-1] == last and len(cuts.planned(0, 0)) == last
     assert {one.number for one in cuts.verdicts([7], 1, 0)} <= {7}
+    every = cuts.planned(0, 0)
+    in_turn = list(cuts.verdicts(every, 2, 0, turns=True))
+    assert len(in_turn) == len(every) and len({one.operation.partition("; ")[2] for one in in_turn}) == 5
 
 
 def operation(name: str, path: str, source: str = "") -> dict[str, Any]:
