@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from campaign.small_experiment import recipe
+from campaign.spread import spread
 from campaign.stages import each, finish, ground, options, work_of
 from campaign.tally import counts
 from campaign.trial import Verdict, Work, contents, in_child, judged
@@ -43,8 +44,7 @@ class Sweep:
         numbers = [one["number"] for one in self.operations if fault.hits(mode, one["name"]) and (mode != "torn" or one["bytes"] > 1)]
         if only:
             return [number for number in numbers if number == only]
-        count = min(limit, len(numbers)) if limit else len(numbers)
-        return [numbers[place * len(numbers) // count] for place in range(count)]
+        return spread(numbers, limit)
 
     def trial(self, at: int, mode: fault.Mode) -> Verdict:
         """Kill at this operation, in a copy of what the stage starts from."""

@@ -24,6 +24,7 @@ from typing import Any
 from campaign.crash_sweep import counted
 from campaign.errno_sweep import told
 from campaign.small_experiment import ROOT, arguments_of, recipe, write_recipe
+from campaign.spread import spread
 from campaign.tally import counts, ended
 from campaign.trial import Ended, Verdict, contents, differences, not_whole
 
@@ -103,8 +104,7 @@ def planned(room: Taken, given: argparse.Namespace) -> list[tuple[str, int]]:
     inodes = [("inodes", 4 + (room.inodes - 1 - 4) * n // max(1, given.inodes - 1)) for n in range(given.inodes)]
     limits = [("file", 64 + (room.file - 1 - 64) * n // max(1, given.limits - 1)) for n in range(given.limits)]
     every = list(dict.fromkeys(pages + inodes + limits))
-    count = min(given.limit, len(every)) if given.limit else len(every)
-    return [every[n * len(every) // count] for n in range(count)]
+    return spread(every, given.limit)
 
 
 def trial(place: Place, settings: dict[str, object], room: Taken, kind: str, value: int) -> Verdict:

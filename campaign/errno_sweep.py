@@ -22,6 +22,7 @@ from typing import Any, get_args
 
 from campaign.crash_sweep import Sweep, counted
 from campaign.small_experiment import recipe, type_stage, write_recipe
+from campaign.spread import spread
 from campaign.stages import each, finish, ground, options
 from campaign.tally import counts
 from campaign.trial import Ended, Verdict, Work, differences, half_made, in_child, is_own_name, whole_files
@@ -71,12 +72,12 @@ def trials(sweep: Sweep, given: argparse.Namespace) -> Iterator[Verdict]:
     """The verdicts for every errno that is asked for, once and lasting."""
     modes = [given.errno] if given.errno in get_args(fault.Refusal) else get_args(fault.Refusal)
     ways = list(itertools.product(modes, {"no": [False], "yes": [True], "both": [False, True]}[given.lasting]))
-    every = [[(at, *way) for at in sweep.planned(way[0], 0, given.only)] for way in ways]
-    plan = [in_turn(sweep.operations, ways)] if given.errno == "turns" else every
-    for part in plan:
-        count = min(given.limit, len(part)) if given.limit else len(part)
-        for at, mode, lasting in (part[place * len(part) // count] for place in range(count)):
-            yield sweep.tried(partial(_judged, sweep, at, mode, lasting))
+    if given.errno == "turns":
+        plan = spread(in_turn(sweep.operations, ways), given.limit)
+    else:
+        plan = [(at, *way) for way in ways for at in sweep.planned(way[0], given.limit, given.only)]
+    for at, mode, lasting in plan:
+        yield sweep.tried(partial(_judged, sweep, at, mode, lasting))
 
 
 def in_turn(operations: Sequence[dict[str, Any]], ways: Sequence[tuple[fault.Refusal, bool]]) -> list[tuple[int, fault.Refusal, bool]]:

@@ -23,6 +23,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from campaign.spread import spread
 from tests.hub.stub import Fault, Hub, serving
 
 TOKEN = "hf_" + "Canary0Of1The2Token3That4Nobody5May6See"
@@ -175,8 +176,7 @@ def race(hub: Hub, scratch: Path, number: int, seed: int) -> Verdict:
 def planned(sweep: Sweep, kinds: Sequence[str], limit: int) -> list[tuple[str, int]]:
     """(kind, request) of every trial of a scene; `limit` takes them evenly spread."""
     every = [(kind, at) for at in range(1, len(sweep.requests) + 1) for kind in kinds]
-    count = min(limit, len(every)) if limit else len(every)
-    return [every[place * len(every) // count] for place in range(count)]
+    return spread(every, limit)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -34,6 +34,7 @@ from campaign.catalogue_security import FORMATS, NAMES, TEMPLATES
 from campaign.confined import MIB, Limits, confined
 from campaign.hostile import CANARY, Ran, holding, safe_recipe, watched_run
 from campaign.security_trainer import trainer_trials
+from campaign.spread import spread
 
 PARTS = ("run", "pickles", "trainer", "names", "templates", "calls")
 LIMITS = Limits(clock=300, processor=60, memory=3072 * MIB)
@@ -241,9 +242,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         warmed()
         for part in parts:
             planned = [one for one in trials(part, ran) if given.only in ("", one[0])]
-            count = min(given.limit or len(planned), len(planned))
             began = time.monotonic()
-            chosen = [planned[place * len(planned) // count] for place in range(count)]
+            chosen = spread(planned, given.limit)
             found[part] = counts(settled(chosen, partial(print, flush=True)), time.monotonic() - began)
             print(line(part, found[part]), flush=True)
     if given.out:

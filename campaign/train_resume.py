@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from campaign.small_experiment import NAME, ROOT, recipe, run_stage
+from campaign.spread import spread
 from campaign.tally import counts, ended, total
 from campaign.trial import Work, differences, in_child
 from campaign.trial import contents as files_of
@@ -200,8 +201,7 @@ def swept(ground: Ground, way: str, steps: int, draws: int, say: Callable[[str],
     """The counts of one way and its failures; a random kill that came after the end is drawn anew, and sooner."""
     began, reference = time.monotonic(), Reference.of(ground, way)
     taken = len(reference.steps)
-    count = min(steps, taken) if steps else taken
-    numbers = [only] if only else [1 + place * taken // count for place in range(count)] + [-1 - draw for draw in range(draws)]
+    numbers = [only] if only else spread(range(1, taken + 1), steps) + [-1 - draw for draw in range(draws)]
     verdicts, missed = [], 0
     for number in numbers:
         one = trial(ground, way, number, reference)

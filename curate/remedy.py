@@ -35,11 +35,11 @@ class Remedy(Protocol):
         """The task with these rows set aside, each for its reason."""
 
     def starts(self, item: Any) -> Path:
-        """The file in which a process that works alone notes that it began this task; gone once it is done."""
+        """The file for notes that this process begins the task, where it works alone, and that a worker died of it; gone once it is done."""
 
 
 def forget_start(file: Path) -> None:
-    """Remove the note that a task was begun. Where that is refused it stays: who finishes the artifact removes it then, or says that it cannot."""
+    """Remove the notes on a task. Where that is refused they stay: who finishes the artifact removes them then, or says that it cannot."""
     with contextlib.suppress(OSError):
         file.unlink(missing_ok=True)
 
